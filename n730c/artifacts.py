@@ -1,0 +1,218 @@
+"""Frozen values that cross borders between the compiler's parts: the program, the plans, the kernels.
+
+They mirror the records of runtime/FORMAT.md one to one; ``package.py`` turns them into bytes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import IntEnum
+
+from n730c.dtypes import GROUP, Format, matrix_bytes, round_up, vector_bytes
+
+NONE = 0xFFFFFFFF  # "no operand" in u32 fields
+
+
+class StepOp(IntEnum):
+    """What the runtime can do; numbers and operands as in FORMAT.md, section Steps."""
+
+    EMBED = 1
+    RMS_NORM = 2
+    QUANTIZE = 3
+    LINEAR = 4
+    ROPE_TABLE = 5
+    ROPE = 6
+    KV_STORE = 7
+    ATTENTION = 8
+    SILU_MUL = 9
+    ADD = 10
+    MUL = 11
+    SILU = 12
+
+
+class BufferKind(IntEnum):
+    F32 = 0
+    Q8 = 1
+
+
+class Scope(IntEnum):
+    """How many tokens a buffer holds: the prefill batch (BODY) or the head's batch (HEAD)."""
+
+    BODY = 0
+    HEAD = 1
+
+
+class Tier(IntEnum):
+    """Where a segment lives while the model runs. Version 1 of the runtime executes RAM only."""
+
+    RAM = 0
+    STREAM = 1
+    VRAM = 2
+
+
+class Isa(IntEnum):
+    """Instruction-set levels of a flat kernel image, weakest first."""
+
+    SSE2 = 0
+    AVX2 = 1  # AVX2 + FMA + F16C (Haswell)
+
+
+class Maker(IntEnum):
+    NONE = 0
+    TEMPLATE = 1
+    TVM = 2
+
+
+@dataclass(frozen=True)
+class Tensor:
+    """A stored tensor. ``rows``/``cols`` are logical; vectors have ``rows == 1`` and format F32."""
+
+    name: str
+    format: Format
+    rows: int
+    cols: int
+    is_vector: bool
+
+    @property
+    def size(self) -> int:
+        """Bytes in the file."""
+        return vector_bytes(self.cols) if self.is_vector else matrix_bytes(self.format, self.rows, self.cols)
+
+
+@dataclass(frozen=True)
+class Segment:
+    """Consecutive tensors, read in one go. ``size``: bytes in the file, a multiple of 4096."""
+
+    first_tensor: int
+    tensor_count: int
+    size: int
+
+
+@dataclass(frozen=True)
+class Buffer:
+    """An activation buffer. ``width``: elements a token."""
+
+    kind: BufferKind
+    scope: Scope
+    width: int
+
+    @property
+    def token_bytes(self) -> int:
+        """Bytes of one token, rounded up to 64. Q8: int8 values (padded to 32), f32 scales, i32 sums."""
+        if self.kind is BufferKind.F32:
+            return round_up(self.width * 4, 64)
+        padded = round_up(self.width, GROUP)
+        return round_up(padded + 8 * (padded // GROUP), 64)
+
+
+@dataclass(frozen=True)
+class Cache:
+    """The KV cache of one attention: FP16, K then V, each [kv_heads][context][head_dim]."""
+
+    kv_heads: int
+    head_dim: int
+    window: int = 0  # 0: the whole context
+    format: Format = Format.F16
+
+    def size(self, context: int) -> int:
+        return round_up(2 * self.kv_heads * context * self.head_dim * (self.format.bits // 8), 64)
+
+
+@dataclass(frozen=True)
+class Step:
+    op: StepOp
+    inputs: tuple[int, ...] = ()  # up to three buffer ids
+    out: int = NONE
+    weight: int = NONE
+    bias: int = NONE
+    ints: tuple[int, ...] = ()  # up to six
+    floats: tuple[float, ...] = ()  # up to four
+    layer: int = NONE
+    kernel: int = NONE  # index into Program.kernels
+
+
+@dataclass(frozen=True)
+class KernelSpec:
+    """One kernel that an image may provide: all steps with this op, format and shape share it."""
+
+    op: StepOp
+    format: Format  # of the weight; F32 where there is none
+    rows: int
+    cols: int
+
+
+@dataclass(frozen=True)
+class Program:
+    """What to compute, with no word about where things live. Steps from ``head_first`` on run per HEAD batch."""
+
+    tensors: tuple[Tensor, ...]
+    segments: tuple[Segment, ...]
+    buffers: tuple[Buffer, ...]
+    caches: tuple[Cache, ...]
+    steps: tuple[Step, ...]
+    kernels: tuple[KernelSpec, ...]
+    head_first: int
+    vocab: int
+
+
+@dataclass(frozen=True)
+class Placement:
+    """Where one segment lives. ``offset``: bytes into the arena of its tier (RAM: the arena)."""
+
+    tier: Tier
+    offset: int
+    device: int = 0
+
+
+class Action(IntEnum):
+    """Kinds of schedule entries. LOAD runs once before the first token; RUN executes steps [a, a+b)."""
+
+    LOAD = 1  # a: segment
+    RUN = 2  # a: first step, b: count
+    READ = 3  # a: segment, b: ring slot        (streaming plans)
+    WAIT = 4  # a: segment                      (streaming plans)
+
+
+@dataclass(frozen=True)
+class Event:
+    action: Action
+    a: int
+    b: int = 0
+    c: int = 0
+
+
+@dataclass(frozen=True)
+class Plan:
+    """One way to run the program within one memory size. All sizes and offsets in bytes."""
+
+    arena_bytes: int
+    vram_bytes: int
+    context: int
+    batch: int  # tokens of one prefill pass
+    head_batch: int  # tokens whose logits are computed at once
+    placements: tuple[Placement, ...]  # one a segment
+    buffer_offsets: tuple[int, ...]
+    cache_offsets: tuple[int, ...]
+    tokenizer_offset: int
+    schedule: tuple[Event, ...]
+    disk_bytes_per_token: int
+    decode_tokens_per_s: float
+    prefill_tokens_per_s: float
+    first_token_s: float
+
+
+@dataclass(frozen=True)
+class Entry:
+    """Where a kernel starts in an image, and who made it; ``offset == NONE``: the image has none."""
+
+    offset: int = NONE
+    maker: Maker = Maker.NONE
+
+
+@dataclass(frozen=True)
+class KernelImage:
+    """A flat, position-independent image. ``entries`` has one Entry a ``Program.kernels`` element."""
+
+    isa: Isa
+    code: bytes
+    entries: tuple[Entry, ...]

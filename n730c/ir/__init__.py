@@ -1,0 +1,1 @@
+"""The intermediate representation: about twenty ops over [tokens, features] values."""
