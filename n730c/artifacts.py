@@ -5,11 +5,13 @@ They mirror the records of runtime/FORMAT.md one to one; ``package.py`` turns th
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 
 from n730c.dtypes import GROUP, Format, matrix_bytes, round_up, vector_bytes
 
+PAGE = 4096  # bytes; segments, and what lies in the arena for them, are aligned to it
 NONE = 0xFFFFFFFF  # "no operand" in u32 fields
 
 
@@ -86,6 +88,16 @@ class Segment:
     first_tensor: int
     tensor_count: int
     size: int
+
+
+def segment_layout(tensors: Sequence[Tensor]) -> tuple[tuple[int, ...], int]:
+    """Where each tensor of one segment starts (bytes, multiples of 64) and the segment's size (a multiple of 4096)."""
+    offsets, end = [], 0
+    for tensor in tensors:
+        start = round_up(end, 64)
+        offsets.append(start)
+        end = start + tensor.size
+    return tuple(offsets), round_up(end, PAGE)
 
 
 @dataclass(frozen=True)
