@@ -190,8 +190,8 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "demo-model")
     parser.add_argument("--steps", type=int, default=2400)
     parser.add_argument("--batch", type=int, default=4, help="sequences of %d tokens a step" % CONTEXT)
-    parser.add_argument("--muon-lr", type=float, default=0.02)
-    parser.add_argument("--adam-lr", type=float, default=3e-3)
+    parser.add_argument("--muon-lr", type=float, default=0.01)
+    parser.add_argument("--adam-lr", type=float, default=2e-3)
     parser.add_argument("--state", type=Path, default=Path("build/demo-model-training.pt"))
     parser.add_argument("--resume", action="store_true")
     parser.add_argument("--seed", type=int, default=730)
@@ -209,7 +209,9 @@ def main() -> None:
     end = tokenizer.token_to_id("<|endoftext|>")
     pieces = [np.asarray([end, *e.ids], dtype=np.int32) for e in tokenizer.encode_batch(documents)]
     held_ids = np.asarray(tokenizer.encode(held_out).ids, dtype=np.int32)
-    print(f"{len(documents)} documents, {sum(map(len, pieces)):,} tokens; held out {len(held_out):,} characters, {len(held_ids):,} tokens")
+    print(
+        f"{len(documents)} documents, {sum(map(len, pieces)):,} tokens; held out {len(held_out):,} characters, {len(held_ids):,} tokens"
+    )
 
     model = LlamaForCausalLM(config())
     print(f"{model.num_parameters():,} parameters")
@@ -229,8 +231,11 @@ def main() -> None:
         first = saved["step"]
 
     def epoch_stream(epoch: int) -> np.ndarray:
-        order = np.random.default_rng(args.seed + epoch).permutation(len(pieces))
-        return np.concatenate([pieces[i] for i in order])
+        """All documents in a new order, cut into windows, and the windows shuffled: a batch mixes many files."""
+        random = np.random.default_rng(args.seed + epoch)
+        stream = np.concatenate([pieces[i] for i in random.permutation(len(pieces))])
+        windows = stream[: len(stream) // CONTEXT * CONTEXT].reshape(-1, CONTEXT)
+        return windows[random.permutation(len(windows))].reshape(-1)
 
     per_step = args.batch * CONTEXT
     length = sum(map(len, pieces)) // per_step * per_step
@@ -257,7 +262,10 @@ def main() -> None:
         if (step + 1) % 20 == 0:
             speed = (step + 1 - first) * per_step / (time.time() - began)
             left = (args.steps - step - 1) * per_step / speed
-            print(f"step {step + 1}/{args.steps}  loss {np.mean(recent[-20:]):.3f}  {speed:,.0f} tokens/s  {left / 60:.0f} min left", flush=True)
+            print(
+                f"step {step + 1}/{args.steps}  loss {np.mean(recent[-20:]):.3f}  {speed:,.0f} tokens/s  {left / 60:.0f} min left",
+                flush=True,
+            )
         if (step + 1) % 200 == 0 or step + 1 == args.steps:
             state = {"model": model.state_dict(), "optimizers": [o.state_dict() for o in optimizers], "step": step + 1}
             torch.save(state, args.state)
@@ -265,7 +273,12 @@ def main() -> None:
     result = perplexity(model, held_ids)
     print(f"held-out perplexity {result:.2f} (uniform over the vocabulary: {VOCAB})")
     save(args.out, model, tokenizer, held_out)
-    summary = {"held_out_perplexity": round(result, 3), "uniform_perplexity": VOCAB, "steps": args.steps, "tokens_seen": args.steps * per_step}
+    summary = {
+        "held_out_perplexity": round(result, 3),
+        "uniform_perplexity": VOCAB,
+        "steps": args.steps,
+        "tokens_seen": args.steps * per_step,
+    }
     (args.out / "training.json").write_text(json.dumps(summary, indent=2) + "\n")
 
 

@@ -1,0 +1,1 @@
+"""n730c compiles Hugging Face causal language models for yesterday's PCs."""

@@ -1,0 +1,188 @@
+"""The command line of n730c: parses, calls the pipeline, prints. Everything a user can cause ends in one line."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import sys
+from enum import Enum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from n730c.errors import N730Error, UsageError
+from n730c.report import print_package, show_size
+
+app = typer.Typer(
+    help="Compile Hugging Face language models for yesterday's PCs.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+errors = Console(stderr=True)
+
+
+class Precision(str, Enum):
+    """Bits of the linear layers; the embedding and the head get at least 8."""
+
+    bf16 = "bf16"
+    fp16 = "fp16"
+    int8 = "int8"
+    int4 = "int4"
+    int2 = "int2"
+
+
+def parse_size(text: str) -> int:
+    """``512M``, ``1.5G``, ``4096`` → bytes (binary units). Raises typer.BadParameter."""
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMGT]?)(?:i?B)?", text.strip(), re.IGNORECASE)
+    size = int(float(match[1]) * 1024 ** " KMGT".index(match[2].upper() or " ")) if match else 0
+    if size <= 0:
+        raise typer.BadParameter(f"{text!r} is not a size: expected something like 512M or 1.5G")
+    return size
+
+
+@app.command()
+def build(
+    model: Annotated[Path, typer.Argument(help="Hugging Face model folder: config.json, safetensors, tokenizer.json")],
+    target: Annotated[str, typer.Option(help="name of a target (see `n730c targets`) or a TOML file")],
+    output: Annotated[
+        Path | None, typer.Option("-o", "--output", help="package to write [default: MODEL.n730]")
+    ] = None,
+    precision: Annotated[Precision, typer.Option(help="bits of the linear layers")] = Precision.int4,
+    ram: Annotated[
+        str | None, typer.Option(metavar="SIZE", help="memory to fit in, e.g. 1.5G [default: the target's]")
+    ] = None,
+    context: Annotated[
+        int | None, typer.Option(min=1, help="tokens the KV cache holds [default: the model's, at most 4096]")
+    ] = None,
+    tune: Annotated[bool, typer.Option(help="time the kernel makers on this machine and take the faster")] = True,
+    dump: Annotated[Path | None, typer.Option(metavar="DIR", help="write the IR after each pass here")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="print a summary as JSON on stdout")] = False,
+) -> None:
+    """Compile MODEL into one package for the target."""
+    from n730c.pipeline import Options
+    from n730c.pipeline import build as run
+
+    options = Options(
+        model=model,
+        target=target,
+        output=output,
+        precision=precision.value,
+        ram_bytes=parse_size(ram) if ram else None,
+        context=context,
+        tune=tune,
+        dump=dump,
+    )
+    summary = run(options, errors)
+    if as_json:
+        print(json.dumps(summary, indent=2))
+        return
+    errors.print(f"[green]wrote[/green] {summary['package']}  ({show_size(summary['file_bytes'])})", highlight=False)
+    plan = summary["plan"]
+    errors.print(
+        f"on {summary['target']}: {show_size(plan['ram_bytes'])} of RAM for {plan['context']} tokens of context; predicted "
+        f"{plan['decode_tokens_per_s']:.1f} tokens/s, first token after {plan['first_token_s']:.1f} s",
+        highlight=False,
+    )
+    errors.print(f'run it:  n730-exec {summary["package"]} --trust --prompt "…"', highlight=False)
+
+
+@app.command()
+def inspect(
+    package: Annotated[Path, typer.Argument(help="a .n730 file")],
+    as_json: Annotated[bool, typer.Option("--json", help="everything, as JSON on stdout")] = False,
+    extract: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="write every kernel image as a file of its own here")
+    ] = None,
+) -> None:
+    """Show what is in a package."""
+    from n730c.package import describe, read_package
+    from n730c.package import extract as extract_images
+
+    content = read_package(package)
+    if extract is not None:
+        for path in extract_images(content, extract):
+            print(path)
+        return
+    facts = describe(content)
+    if as_json:
+        print(json.dumps(facts, indent=2))
+        return
+    print_package(facts, Console())
+
+
+@app.command()
+def verify(package: Annotated[Path, typer.Argument(help="a .n730 file")]) -> None:
+    """Check every rule of the format and every checksum of a package."""
+    from n730c.package import validate
+
+    validate(package, full=True)
+    print(f"{package}: OK")
+
+
+@app.command("eval")
+def evaluate(
+    package: Annotated[Path, typer.Argument(help="a .n730 file")],
+    model: Annotated[Path, typer.Argument(help="the original Hugging Face folder")],
+    text: Annotated[Path, typer.Option(help="UTF-8 text that the model is measured on")],
+    tokens: Annotated[int, typer.Option(min=2, help="use at most this many tokens of the text")] = 8192,
+    as_json: Annotated[bool, typer.Option("--json", help="print the figures as JSON")] = False,
+) -> None:
+    """Measure what the package lost: perplexity, KL divergence and agreement with the original model in FP32."""
+    from n730c.evaluate import evaluate_package
+
+    result = evaluate_package(package, model, text, tokens, errors)
+    if as_json:
+        print(json.dumps(result, indent=2))
+        return
+    table = Table(show_header=False, box=None)
+    for key, value in result.items():
+        table.add_row(key.replace("_", " "), f"{value:,}" if isinstance(value, int) else f"{value:.5g}")
+    Console().print(table)
+
+
+targets_app = typer.Typer(help="List the PCs that n730c knows.", invoke_without_command=True)
+app.add_typer(targets_app, name="targets")
+
+
+@targets_app.callback()
+def list_targets(context: typer.Context) -> None:
+    """List the PCs that n730c knows."""
+    from n730c.target import load_target, target_names
+
+    if context.invoked_subcommand is None:
+        for name in target_names():
+            print(f"{name:16} {load_target(name).description}")
+
+
+@targets_app.command("show")
+def show_target(name: Annotated[str, typer.Argument(help="a target's name or a TOML file")]) -> None:
+    """Print every number of a target with its source."""
+    from n730c.target import load_target
+
+    print(json.dumps(load_target(name).model_dump(), indent=2))
+
+
+def main() -> None:
+    """Entry point: exit 0 done, 2 a wrong command line, 1 anything else that a user can cause (CONTRACT)."""
+    try:
+        app(standalone_mode=True)
+    except N730Error as error:
+        fail(str(error))
+    except KeyboardInterrupt:
+        fail("interrupted. Nothing was written.")
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
+    except OSError as error:
+        fail(str(UsageError(f"{error.filename or 'input/output'}: {error.strerror or error}")))
+
+
+def fail(message: str) -> None:
+    print(f"n730c: error: {message}", file=sys.stderr)
+    sys.exit(1)

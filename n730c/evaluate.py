@@ -1,0 +1,81 @@
+"""What a package lost against its original: the runtime's own logits beside transformers' in FP32."""
+
+from __future__ import annotations
+
+import json
+import math
+import tempfile
+from pathlib import Path
+
+import numpy as np
+from rich.console import Console
+from rich.progress import Progress
+
+from n730c.errors import UsageError
+from n730c.frontend.reference import Reference
+from n730c.package import describe, read_package
+from n730c.runtime import run_runtime
+
+
+def log_softmax(logits: np.ndarray) -> np.ndarray:
+    """Log-probabilities in float64 over the last axis."""
+    shifted = logits.astype(np.float64) - logits.max(axis=-1, keepdims=True)
+    return np.asarray(shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True)))
+
+
+def compare_logits(reference: np.ndarray, tested: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Per token: KL(reference ‖ tested) in nats, and whether the most likely token is the same. Both [tokens]."""
+    p, q = log_softmax(reference), log_softmax(tested)
+    return (np.exp(p) * (p - q)).sum(axis=-1), reference.argmax(axis=-1) == tested.argmax(axis=-1)
+
+
+def evaluate_package(package: Path, model: Path, text: Path, tokens: int, console: Console) -> dict[str, float | int]:
+    """Score ``text`` with both, window by window of the package's context.
+
+    Perplexities leave out the first token of each window (there is nothing before it); KL and agreement count all.
+    Raises UsageError when the text is shorter than two tokens.
+    """
+    content = read_package(package)
+    context = content.plans[0].context
+    try:
+        ids = json.loads(run_runtime("tokenize", package, "--text", text))[:tokens]
+    except FileNotFoundError as error:
+        raise UsageError(f"cannot read {text}") from error
+    if len(ids) < 2:
+        raise UsageError(f"{text} is too short to measure", expected="at least 2 tokens", found=str(len(ids)))
+    reference = Reference(model)
+    divergences, agreements = [], []
+    nll_reference = nll_tested = 0.0
+    scored = 0
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        Progress(console=console, disable=not console.is_terminal) as progress,
+    ):
+        file, out = Path(folder) / "ids.txt", Path(folder) / "logits.npy"
+        starts = range(0, len(ids), context)
+        for start in progress.track(starts, description="scoring windows"):
+            window = ids[start : start + context]
+            if len(window) < 2:
+                break
+            file.write_text(" ".join(map(str, window)))
+            run_runtime("score", package, "--tokens", file, "--logits", out)
+            tested = np.load(out)
+            original = reference.logits(window)
+            kl, same = compare_logits(original, tested)
+            divergences.append(kl)
+            agreements.append(same)
+            rows, targets = np.arange(len(window) - 1), np.asarray(window[1:])
+            nll_reference -= float(log_softmax(original[:-1])[rows, targets].sum())
+            nll_tested -= float(log_softmax(tested[:-1])[rows, targets].sum())
+            scored += len(window) - 1
+    kl = np.concatenate(divergences)
+    return {
+        "tokens": len(kl),
+        "perplexity": math.exp(nll_tested / scored),
+        "reference_perplexity": math.exp(nll_reference / scored),
+        "kl_mean": float(kl.mean()),
+        "kl_p99": float(np.quantile(kl, 0.99)),
+        "top1_agreement": float(np.concatenate(agreements).mean()),
+        "bits_per_weight": float(describe(content)["bits_per_weight"]),
+        "file_bytes": package.stat().st_size,
+    }

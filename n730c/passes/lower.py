@@ -1,0 +1,175 @@
+"""Lower a graph and its precisions to the runtime's program: tensors, segments, buffers, caches and steps.
+
+Every IR value becomes one F32 buffer; a value that integer matrices read gets one Q8 twin, quantized once and
+shared by all of them. Buffers are virtual here: ``plan.py`` gives them addresses and lets them share bytes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from n730c.artifacts import (
+    NONE,
+    Buffer,
+    BufferKind,
+    Cache,
+    KernelSpec,
+    Program,
+    Scope,
+    Segment,
+    Step,
+    StepOp,
+    Tensor,
+    segment_layout,
+)
+from n730c.dtypes import Format
+from n730c.errors import InvalidIR
+from n730c.ir.core import Graph, Node, Op
+
+SEGMENT_BYTES = 32 << 20  # a segment is cut at a layer's border and when it would pass this size
+
+_ELEMENTWISE = {Op.ADD: StepOp.ADD, Op.MUL: StepOp.MUL, Op.SILU: StepOp.SILU, Op.SILU_MUL: StepOp.SILU_MUL}
+
+
+class _Lowering:
+    """State of one lowering; ``lower`` is the only user."""
+
+    def __init__(self, graph: Graph, formats: Mapping[str, Format]) -> None:
+        self.graph = graph
+        self.formats = formats
+        self.shapes = {p.name: p.shape for p in graph.params}
+        self.consts = {c.name: c.values for c in graph.consts}
+        self.tensors: list[Tensor] = []
+        self.tensor_layer: list[int] = []  # the layer that reads it first
+        self.tensor_ids: dict[str, int] = {}
+        self.buffers: list[Buffer] = []
+        self.values: dict[str, int] = {}
+        self.quantized: dict[int, int] = {}
+        self.tables: dict[tuple[str, float], int] = {}
+        self.caches: list[Cache] = []
+        self.kernels: list[KernelSpec] = []
+        self.steps: list[Step] = []
+        self.scope = Scope.BODY
+
+    def tensor(self, name: str, layer: int) -> int:
+        if name not in self.tensor_ids:
+            if name in self.consts:
+                made = Tensor(name, Format.F32, 1, len(self.consts[name]), is_vector=True)
+            elif len(self.shapes[name]) == 1:
+                made = Tensor(name, Format.F32, 1, self.shapes[name][0], is_vector=True)
+            else:
+                rows, cols = self.shapes[name]
+                made = Tensor(name, self.formats[name], rows, cols, is_vector=False)
+            self.tensor_ids[name] = len(self.tensors)
+            self.tensors.append(made)
+            self.tensor_layer.append(layer)
+        return self.tensor_ids[name]
+
+    def buffer(self, kind: BufferKind, width: int) -> int:
+        self.buffers.append(Buffer(kind, self.scope, width))
+        return len(self.buffers) - 1
+
+    def q8(self, source: int, layer: int) -> int:
+        """The quantized twin of an F32 buffer; made where it is first asked for."""
+        if source not in self.quantized:
+            out = self.buffer(BufferKind.Q8, self.buffers[source].width)
+            self.steps.append(Step(StepOp.QUANTIZE, (source,), out, layer=layer))
+            self.quantized[source] = out
+        return self.quantized[source]
+
+    def kernel(self, fmt: Format, rows: int, cols: int) -> int:
+        spec = KernelSpec(StepOp.LINEAR, fmt, rows, cols)
+        if spec not in self.kernels:
+            self.kernels.append(spec)
+        return self.kernels.index(spec)
+
+    def rope_table(self, const: str, scaling: float) -> int:
+        """cos and sin of the batch's positions: computed once a pass, shared by all layers."""
+        key = (const, scaling)
+        if key not in self.tables:
+            out = self.buffer(BufferKind.F32, 2 * len(self.consts[const]))
+            self.steps.append(Step(StepOp.ROPE_TABLE, (), out, weight=self.tensor(const, NONE), floats=(scaling,)))
+            self.tables[key] = out
+        return self.tables[key]
+
+    def node(self, node: Node) -> None:
+        layer = NONE if node.layer is None else node.layer
+        inputs = tuple(self.values[name] for name in node.inputs if name not in self.graph.inputs)
+        attrs = dict(node.attrs)
+        params = dict(node.params)
+        if node.op is Op.EMBEDDING:
+            weight = self.tensor(params["weight"], layer)
+            step = Step(StepOp.EMBED, (), self.buffer(BufferKind.F32, node.width), weight=weight, layer=layer)
+        elif node.op is Op.RMS_NORM:
+            weight = self.tensor(params["weight"], layer)
+            out = self.buffer(BufferKind.F32, node.width)
+            step = Step(StepOp.RMS_NORM, inputs, out, weight=weight, floats=(float(attrs["eps"]),), layer=layer)
+        elif node.op is Op.LINEAR:
+            weight = self.tensor(params["weight"], layer)
+            bias = self.tensor(params["bias"], layer) if "bias" in params else NONE
+            stored = self.tensors[weight]
+            source = self.q8(inputs[0], layer) if stored.format.is_integer else inputs[0]
+            kernel = self.kernel(stored.format, stored.rows, stored.cols)
+            out = self.buffer(BufferKind.F32, node.width)
+            step = Step(StepOp.LINEAR, (source,), out, weight=weight, bias=bias, layer=layer, kernel=kernel)
+        elif node.op is Op.ROPE:
+            table = self.rope_table(params["inv_freq"], float(attrs["scaling"]))
+            ints = (int(attrs["heads"]), int(attrs["head_dim"]), int(attrs["rotary_dim"]))
+            step = Step(StepOp.ROPE, (*inputs, table), self.buffer(BufferKind.F32, node.width), ints=ints, layer=layer)
+        elif node.op is Op.ATTENTION:
+            q, k, v = inputs
+            cache = len(self.caches)
+            self.caches.append(Cache(int(attrs["kv_heads"]), int(attrs["head_dim"])))
+            self.steps.append(Step(StepOp.KV_STORE, (k, v), NONE, ints=(cache,), layer=layer))
+            out = self.buffer(BufferKind.F32, node.width)
+            ints = (cache, int(attrs["heads"]))
+            step = Step(StepOp.ATTENTION, (q,), out, ints=ints, floats=(float(attrs["scale"]),), layer=layer)
+        elif node.op in _ELEMENTWISE:
+            step = Step(_ELEMENTWISE[node.op], inputs, self.buffer(BufferKind.F32, node.width), layer=layer)
+        else:
+            raise InvalidIR(f"node {node.name}: no lowering for op {node.op.value}")
+        self.steps.append(step)
+        self.values[node.name] = step.out
+
+
+def _head_first(graph: Graph) -> int:
+    """Index of the first node behind the last layer: from there on only the tokens whose logits are wanted are computed."""
+    in_layers = [i for i, node in enumerate(graph.nodes) if node.layer is not None]
+    if not in_layers or in_layers[-1] + 1 >= len(graph.nodes):
+        raise InvalidIR("the graph has no head behind its layers", expected="a final norm and a linear layer")
+    return in_layers[-1] + 1
+
+
+def _segments(tensors: list[Tensor], layers: list[int]) -> tuple[Segment, ...]:
+    segments: list[Segment] = []
+    first = 0
+    for i in range(1, len(tensors) + 1):
+        group = tensors[first:i]
+        full = i < len(tensors) and segment_layout([*group, tensors[i]])[1] > SEGMENT_BYTES
+        if i == len(tensors) or full or layers[i] != layers[i - 1]:
+            segments.append(Segment(first, i - first, segment_layout(group)[1]))
+            first = i
+    return tuple(segments)
+
+
+def lower(graph: Graph, formats: Mapping[str, Format]) -> Program:
+    """The program of ``graph`` with its tensors in the formats given (by name). Pure; raises InvalidIR."""
+    state = _Lowering(graph, formats)
+    head = _head_first(graph)
+    head_step = 0
+    for i, node in enumerate(graph.nodes):
+        if i == head:
+            head_step = len(state.steps)
+            state.scope = Scope.HEAD
+            state.quantized.clear()  # a twin made in the body would hold another batch's tokens
+        state.node(node)
+    return Program(
+        tensors=tuple(state.tensors),
+        segments=_segments(state.tensors, state.tensor_layer),
+        buffers=tuple(state.buffers),
+        caches=tuple(state.caches),
+        steps=tuple(state.steps),
+        kernels=tuple(state.kernels),
+        head_first=head_step,
+        vocab=graph.vocab,
+    )

@@ -1,0 +1,36 @@
+"""Give every tensor its storage format."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import MappingProxyType
+
+from n730c.dtypes import Format
+from n730c.ir.core import Graph, Op
+
+PRECISIONS: dict[str, Format] = {
+    "bf16": Format.BF16,
+    "fp16": Format.F16,
+    "int8": Format.INT8,
+    "int4": Format.INT4,
+    "int2": Format.INT2,
+}
+
+
+def assign_uniform(graph: Graph, precision: str) -> Mapping[str, Format]:
+    """One precision for all linear layers; ``precision`` is a key of PRECISIONS.
+
+    The embedding and the head get INT8 where the layers get fewer bits: their errors enter and leave the
+    model unattenuated, and FACTS on peers shows the same choice. Norms and biases stay FP32.
+    """
+    layers = PRECISIONS[precision]
+    ends = Format.INT8 if layers.is_integer else layers
+    formats: dict[str, Format] = {}
+    for node in graph.nodes:
+        for role, name in node.params:
+            if node.op is Op.EMBEDDING or (node.op is Op.LINEAR and role == "weight"):
+                is_end = node.op is Op.EMBEDDING or node.layer is None
+                formats[name] = ends if is_end or formats.get(name) is ends else layers
+            else:
+                formats[name] = Format.F32
+    return MappingProxyType(formats)

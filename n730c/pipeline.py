@@ -1,0 +1,195 @@
+"""The one conductor: calls the five wings in order and hands values from one to the next."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from n730c.artifacts import Plan, Program
+from n730c.codegen import build_images
+from n730c.errors import UsageError
+from n730c.frontend.checkpoint import Checkpoint
+from n730c.frontend.model import load_model
+from n730c.frontend.tokenizer import check_tokenizer, compile_tokenizer, read_chat_template
+from n730c.ir.core import Graph
+from n730c.package import validate, write_package
+from n730c.passes import Pass, run_passes
+from n730c.passes.fuse_silu_mul import FuseSiluMul
+from n730c.passes.lower import lower
+from n730c.passes.plan import plan_resident
+from n730c.passes.precision import assign_uniform
+from n730c.quant import encode, encode_vector
+from n730c.runtime import run_runtime
+from n730c.target import Target, load_target
+
+DEFAULT_CONTEXT = 4096
+
+PASSES: tuple[Pass, ...] = (
+    FuseSiluMul(),  # before lowering: one pass over the widest activations instead of two
+)
+
+
+@dataclass(frozen=True)
+class Options:
+    """What the user asked ``build`` for. ``ram_bytes`` None: what the target leaves; ``context`` None: see README."""
+
+    model: Path
+    target: str
+    output: Path | None = None
+    precision: str = "int4"
+    ram_bytes: int | None = None
+    context: int | None = None
+    tune: bool = True
+    dump: Path | None = None
+
+
+def _context(asked: int | None, graph: Graph) -> int:
+    if asked is None:
+        return min(graph.context, DEFAULT_CONTEXT)
+    if asked > graph.context:
+        raise UsageError(
+            "--context is longer than the model was made for",
+            expected=f"at most {graph.context} tokens",
+            found=str(asked),
+            hint="Take a smaller --context.",
+        )
+    return asked
+
+
+def _tensor_bytes(program: Program, graph: Graph, checkpoint: Checkpoint) -> Callable[[int], bytes]:
+    """A function that reads, checks and encodes one tensor of the program: nothing else of the model is in memory."""
+    consts = {c.name: c.values for c in graph.consts}
+
+    def encoded(index: int) -> bytes:
+        tensor = program.tensors[index]
+        if tensor.name in consts:
+            return encode_vector(consts[tensor.name])
+        weight = checkpoint.tensor(tensor.name)
+        if tensor.is_vector:
+            return encode_vector(weight)
+        return encode(weight, tensor.format, tensor.name)
+
+    return encoded
+
+
+def bits_per_weight(program: Program) -> float:
+    """Bits of file a matrix weight costs on average, scales and padding included."""
+    matrices = [t for t in program.tensors if not t.is_vector]
+    return 8 * sum(t.size for t in matrices) / sum(t.rows * t.cols for t in matrices)
+
+
+def _provenance(options: Options, checkpoint: Checkpoint, target: Target, kernels: Any) -> dict[str, Any]:
+    return {
+        "model": checkpoint.name,
+        "sources": dict(checkpoint.hashes),
+        "compiler": {"name": "n730c", "version": metadata.version("n730c")},
+        "options": {"precision": options.precision, "context": options.context, "ram_bytes": options.ram_bytes},
+        "target": target.model_dump(),
+        "kernels": kernels,
+    }
+
+
+def _check_text(package: Path, tokenizer: bytes, model: Path) -> None:
+    """The runtime itself must tokenize as the original does; otherwise the build fails."""
+
+    def native(text: str) -> list[int]:
+        with tempfile.TemporaryDirectory() as folder:
+            file = Path(folder) / "sample.txt"
+            file.write_bytes(text.encode("utf-8"))
+            ids: list[int] = json.loads(run_runtime("tokenize", package, "--text", file))
+            return ids
+
+    check_tokenizer(tokenizer, model, native)
+
+
+def summarize(package: Path, program: Program, plan: Plan, target: Target, precision: str) -> dict[str, Any]:
+    """What ``build --json`` prints."""
+    return {
+        "package": str(package),
+        "target": target.name,
+        "precision": precision,
+        "file_bytes": package.stat().st_size,
+        "bits_per_weight": bits_per_weight(program),
+        "tensors": len(program.tensors),
+        "steps": len(program.steps),
+        "plan": {
+            "ram_bytes": plan.arena_bytes,
+            "vram_bytes": plan.vram_bytes,
+            "context": plan.context,
+            "disk_bytes_per_token": plan.disk_bytes_per_token,
+            "decode_tokens_per_s": plan.decode_tokens_per_s,
+            "prefill_tokens_per_s": plan.prefill_tokens_per_s,
+            "first_token_s": plan.first_token_s,
+        },
+    }
+
+
+def build(options: Options, console: Console) -> dict[str, Any]:
+    """Compile a model folder to a package; returns the summary. Raises N730Error; leaves no partial file behind."""
+    output = options.output or Path(options.model.name + ".n730")
+    if output.is_dir() or not output.parent.is_dir():
+        raise UsageError(
+            f"cannot write {output}", expected="a file in an existing folder", hint="Name another file with -o."
+        )
+    target = load_target(options.target)
+    with Progress(
+        TextColumn("{task.description:<22}"),
+        BarColumn(),
+        TextColumn("{task.fields[note]}"),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+        console=console,
+        transient=False,
+        disable=not console.is_terminal,
+    ) as progress:
+
+        def stage(name: str) -> Callable[[int, int, str], None]:
+            task = progress.add_task(name, total=None, note="")
+
+            def advance(done: int, total: int, note: str = "") -> None:
+                progress.update(task, completed=done, total=total, note=note)
+
+            return advance
+
+        done = stage("tracing the model")
+        graph, checkpoint = load_model(options.model)
+        graph = run_passes(graph, PASSES, options.dump)
+        done(1, 1, f"{len(graph.nodes)} nodes")
+
+        done = stage("planning")
+        context = _context(options.context, graph)
+        tokenizer = compile_tokenizer(options.model, graph.vocab, checkpoint.eos_ids)
+        chat = read_chat_template(options.model)
+        program = lower(graph, assign_uniform(graph, options.precision))
+        plan = plan_resident(program, target, len(tokenizer), context, options.ram_bytes)
+        done(1, 1, f"{plan.arena_bytes / 2**20:.0f} MiB of RAM")
+
+        done = stage("making kernels")
+        images, kernels = build_images(program.kernels, target.isa_level, tune=options.tune, progress=done)
+        done(1, 1, "")
+
+        advance = stage("quantizing")
+        meta = _provenance(options, checkpoint, target, kernels)
+        encoded = _tensor_bytes(program, graph, checkpoint)
+        unchecked = output.with_name(output.name + ".unchecked")
+        try:
+            write_package(
+                unchecked, program, (plan,), images, encoded, tokenizer, chat, meta,
+                progress=lambda n, total: advance(n, total, f"{n / 2**20:.0f} / {total / 2**20:.0f} MiB"),
+            )  # fmt: skip
+            done = stage("checking")
+            validate(unchecked, full=True)
+            _check_text(unchecked, tokenizer, options.model)
+            unchecked.replace(output)
+            done(1, 1, "")
+        finally:
+            unchecked.unlink(missing_ok=True)
+    return summarize(output, program, plan, target, options.precision)

@@ -1,0 +1,77 @@
+"""A target is one kind of PC: a TOML file, read into a frozen, checked value."""
+
+from __future__ import annotations
+
+import tomllib
+from importlib import resources
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, ValidationError
+
+from n730c.artifacts import Isa
+from n730c.errors import UsageError
+
+
+class KernelRates(BaseModel):
+    """Weights a second that one core multiplies in a matrix-vector product, data in cache."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    bf16: PositiveFloat
+    f16: PositiveFloat
+    int8: PositiveFloat
+    int4: PositiveFloat
+    int2: PositiveFloat
+
+
+class Target(BaseModel):
+    """What the planner knows about the PC. Sizes in bytes, bandwidths in bytes a second."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    name: str
+    description: str
+    isa: Literal["sse2", "avx2"]
+    cores: PositiveInt
+    ram_bytes: PositiveInt = Field(description="RAM left for us beside the operating system")
+    ram_bytes_per_s: PositiveFloat = Field(description="sustained read bandwidth, all cores together")
+    disk_bytes_per_s: PositiveFloat = Field(description="sequential read bandwidth")
+    step_seconds: PositiveFloat = Field(description="cost of one step beside its work: hand-out and barrier")
+    kernel_rates: KernelRates
+    sources: dict[str, str] = Field(description="where each number comes from")
+
+    @property
+    def isa_level(self) -> Isa:
+        return Isa[self.isa.upper()]
+
+
+def target_names() -> list[str]:
+    """Names of the targets that come with the compiler."""
+    return sorted(
+        p.name.removesuffix(".toml") for p in resources.files("n730c.targets").iterdir() if p.name.endswith(".toml")
+    )
+
+
+def load_target(name_or_file: str) -> Target:
+    """The target of this name, or from this TOML file. Raises UsageError in one line."""
+    if name_or_file.endswith(".toml"):
+        try:
+            text = Path(name_or_file).read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise UsageError(f"cannot read target file {name_or_file}: {error}") from error
+    elif name_or_file in target_names():
+        text = resources.files("n730c.targets").joinpath(name_or_file + ".toml").read_text(encoding="utf-8")
+    else:
+        raise UsageError(
+            "unknown target",
+            expected=f"one of {', '.join(target_names())}, or a file ending in .toml",
+            found=repr(name_or_file),
+            hint="Run `n730c targets` for the list.",
+        )
+    try:
+        return Target.model_validate(tomllib.loads(text))
+    except tomllib.TOMLDecodeError as error:
+        raise UsageError(f"target {name_or_file} is not TOML: {error}") from error
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise UsageError(f"target {name_or_file}: field {where}: {first['msg']}", found=repr(first["input"])) from error

@@ -1,0 +1,1 @@
+"""The PCs that n730c knows: one TOML file each."""
