@@ -1,0 +1,71 @@
+"""Whole builds, made once a session and shared by the tests that run them."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import pytest
+
+from tests.models import DEMO, make_model
+
+Built = Callable[[str, str], Path]
+
+
+def n730c(*arguments: str | Path, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+    """Run the compiler as a user does, from the command line."""
+    root = Path(__file__).parent.parent.parent
+    environment = {**os.environ, "PYTHONPATH": str(root)}
+    command = [sys.executable, "-m", "n730c", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, cwd=cwd, env=environment, check=False)
+
+
+def n730_exec(*arguments: str | Path) -> subprocess.CompletedProcess[bytes]:
+    from n730c.runtime import find_runtime
+
+    return subprocess.run([str(find_runtime()), *map(str, arguments)], capture_output=True, check=False)
+
+
+def generate(package: Path, ids: Sequence[int], count: int, folder: Path, *options: str) -> list[int]:
+    """Greedy continuation of ``ids`` by the runtime, as token ids."""
+    file = folder / "prompt.ids"
+    file.write_text(" ".join(map(str, ids)))
+    done = n730_exec(package, "--tokens", file, "-n", str(count), "--temperature", "0", "--ids", *options)
+    assert done.returncode == 0, done.stderr.decode()
+    return [int(token) for token in done.stdout.split()]
+
+
+@pytest.fixture(scope="session")
+def models(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """Model folders by kind: ``demo`` or a key of tests.models.CONFIGS."""
+    made: dict[str, Path] = {"demo": DEMO}
+
+    def get(kind: str) -> Path:
+        if kind not in made:
+            made[kind] = make_model(tmp_path_factory.mktemp(kind), kind)
+        return made[kind]
+
+    return get
+
+
+@pytest.fixture(scope="session")
+def built(tmp_path_factory: pytest.TempPathFactory, models: Callable[[str], Path]) -> Built:
+    """Packages by model kind and precision."""
+    packages: dict[tuple[str, str], Path] = {}
+    folder = tmp_path_factory.mktemp("packages")
+
+    def get(kind: str, precision: str) -> Path:
+        key = (kind, precision)
+        if key not in packages:
+            path = folder / f"{kind}-{precision}.n730"
+            done = n730c("build", models(kind), "--target", "gt730", "--precision", precision, "-o", path, "--no-tune", "--json")
+            assert done.returncode == 0, done.stderr
+            assert json.loads(done.stdout)["package"] == str(path)
+            packages[key] = path
+        return packages[key]
+
+    return get

@@ -1,0 +1,151 @@
+"""The runtime against transformers in FP32: the same tokens, the same perplexity, and bounded loss where bits are few."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from n730c.dtypes import Format
+from n730c.evaluate import compare_logits, log_softmax
+from n730c.frontend.model import load_model
+from n730c.ir.interpret import interpret
+from n730c.package import read_package
+from n730c.quant import decode
+from tests.e2e.conftest import Built, generate, n730_exec
+from tests.models import DEMO
+
+KINDS = ("demo", "llama2", "llama31", "qwen2")
+PROMPTS = 50
+NEW_TOKENS = 64
+
+
+def held_out_ids(count: int) -> list[int]:
+    tokenizer = AutoTokenizer.from_pretrained(DEMO)
+    ids: list[int] = tokenizer((DEMO / "heldout.txt").read_text(), add_special_tokens=False)["input_ids"]
+    return ids[:count]
+
+
+def prompts() -> list[list[int]]:
+    """Fifty prompts of 1 to 50 tokens from the held-out text."""
+    ids = held_out_ids(PROMPTS * 60)
+    return [ids[60 * i : 60 * i + 1 + i] for i in range(PROMPTS)]
+
+
+@torch.no_grad()
+def greedy(model: torch.nn.Module, ids: list[int]) -> list[int]:
+    batch = torch.tensor([ids])
+    out = model.generate(batch, attention_mask=torch.ones_like(batch), max_new_tokens=NEW_TOKENS, do_sample=False)
+    new: list[int] = out[0, len(ids) :].tolist()
+    return new[:-1] if new and new[-1] == 0 else new  # the runtime does not print the end-of-text token
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_greedy_tokens_equal_transformers(
+    kind: str, built: Built, models: Callable[[str], Path], tmp_path: Path
+) -> None:
+    reference = AutoModelForCausalLM.from_pretrained(models(kind), dtype=torch.float32).eval()
+    wanted = [greedy(reference, ids) for ids in prompts()]
+    for precision in ("bf16", "fp16"):
+        package = built(kind, precision)
+        same = 0
+        for ids, expected in zip(prompts(), wanted, strict=True):
+            same += generate(package, ids, NEW_TOKENS, tmp_path, "--trust") == expected
+        assert same >= PROMPTS - 1, f"{kind} {precision}: {same} of {PROMPTS}"
+
+
+def window_nll(logits: np.ndarray, ids: list[int]) -> float:
+    return -float(log_softmax(logits[:-1])[np.arange(len(ids) - 1), ids[1:]].sum())
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_score_gives_the_reference_perplexity(
+    kind: str, built: Built, models: Callable[[str], Path], tmp_path: Path
+) -> None:
+    ids = held_out_ids(1500)
+    file = tmp_path / "ids.txt"
+    file.write_text(" ".join(map(str, ids)))
+    reference = AutoModelForCausalLM.from_pretrained(models(kind), dtype=torch.float32).eval()
+    for precision in ("bf16", "fp16"):
+        done = n730_exec("score", built(kind, precision), "--tokens", file, "--json", "--trust")
+        assert done.returncode == 0, done.stderr.decode()
+        result = json.loads(done.stdout)
+        nll, scored = 0.0, 0
+        for start in range(0, len(ids), result["context"]):
+            window = ids[start : start + result["context"]]
+            if len(window) > 1:
+                with torch.no_grad():
+                    nll += window_nll(reference(torch.tensor([window])).logits[0].numpy(), window)
+                scored += len(window) - 1
+        assert result["tokens"] == len(ids) and result["scored_tokens"] == scored
+        assert result["perplexity"] == pytest.approx(math.exp(nll / scored), rel=1e-3)
+
+
+def runtime_logits(package: Path, ids: list[int], folder: Path, *options: str) -> np.ndarray:
+    file, out = folder / "ids.txt", folder / "logits.npy"
+    file.write_text(" ".join(map(str, ids)))
+    done = n730_exec("score", package, "--tokens", file, "--logits", out, *options)
+    assert done.returncode == 0, done.stderr.decode()
+    logits: np.ndarray = np.load(out)
+    assert logits.dtype == np.float32
+    return logits
+
+
+def test_int8_loses_little(built: Built, tmp_path: Path) -> None:
+    ids = held_out_ids(500)
+    reference = AutoModelForCausalLM.from_pretrained(DEMO, dtype=torch.float32).eval()
+    with torch.no_grad():
+        original = reference(torch.tensor([ids])).logits[0].numpy()
+    kl, same = compare_logits(original, runtime_logits(built("demo", "int8"), ids, tmp_path, "--trust"))
+    assert kl.mean() <= 2e-3
+    assert same.mean() >= 0.97
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("precision", ["int8", "int4", "int2"])
+def test_only_rounding_is_lost(
+    kind: str, precision: str, built: Built, models: Callable[[str], Path], tmp_path: Path
+) -> None:
+    """The runtime equals the interpreter run on the package's own dequantized weights (FP32 activations)."""
+    package = built(kind, precision)
+    content = read_package(package)
+    graph, checkpoint = load_model(models(kind))
+    stored = {t.name: (i, t) for i, t in enumerate(content.program.tensors)}
+
+    def weights(name: str) -> np.ndarray:
+        index, tensor = stored[name]
+        if tensor.format is Format.F32:
+            return checkpoint.tensor(name)
+        return decode(content.tensor_bytes(index), tensor.format, tensor.rows, tensor.cols)
+
+    ids = held_out_ids(301)
+    kl, _ = compare_logits(interpret(graph, np.asarray(ids), weights), runtime_logits(package, ids, tmp_path, "--trust"))
+    assert kl.mean() <= 1e-3
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp16", "int8", "int4", "int2"])
+def test_threads_makers_and_levels_give_the_same_bits(precision: str, built: Built, tmp_path: Path) -> None:
+    package = built("demo", precision)
+    ids = held_out_ids(133)
+    first = runtime_logits(package, ids, tmp_path, "--trust", "--threads", "1")
+    for options in (
+        ["--trust", "--threads", "2"],
+        ["--trust", "--threads", "3"],
+        ["--kernels", "builtin", "--threads", "2"],
+        ["--kernels", "sse2", "--threads", "3"],
+    ):
+        assert np.array_equal(first, runtime_logits(package, ids, tmp_path, *options)), options
+
+
+@pytest.mark.parametrize("precision", ["bf16", "int4"])
+def test_peak_memory_stays_near_the_plan(precision: str, built: Built) -> None:
+    done = n730_exec("bench", built("demo", precision), "--json", "--prompt-tokens", "100", "--gen-tokens", "16")
+    assert done.returncode == 0, done.stderr.decode()
+    facts = json.loads(done.stdout)
+    assert facts["peak_rss_bytes"] <= facts["planned_ram_bytes"] + 24 * 2**20

@@ -1,0 +1,53 @@
+"""Random-weight models in the shapes of real families, saved as ordinary Hugging Face folders."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoModelForCausalLM, LlamaConfig, PretrainedConfig, Qwen2Config
+
+DEMO = Path(__file__).parent.parent / "examples" / "demo-model"
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja")
+VOCAB = 2048  # the demo tokenizer's
+
+_COMMON: dict[str, Any] = {"vocab_size": VOCAB, "bos_token_id": 0, "eos_token_id": 0}
+
+CONFIGS: dict[str, PretrainedConfig] = {
+    # Llama 2: every query head has its own key and value, theta 10 000.
+    "llama2": LlamaConfig(
+        hidden_size=256, intermediate_size=688, num_hidden_layers=4, num_attention_heads=8, num_key_value_heads=8,
+        max_position_embeddings=512, rope_theta=10000.0, tie_word_embeddings=False, **_COMMON,
+    ),
+    # Llama 3.1: grouped queries, theta 500 000 with the "llama3" frequency scaling.
+    "llama31": LlamaConfig(
+        hidden_size=256, intermediate_size=896, num_hidden_layers=4, num_attention_heads=8, num_key_value_heads=2,
+        max_position_embeddings=1024, tie_word_embeddings=False,
+        rope_parameters={"rope_type": "llama3", "rope_theta": 500000.0, "factor": 8.0, "low_freq_factor": 1.0,
+                         "high_freq_factor": 4.0, "original_max_position_embeddings": 128},
+        **_COMMON,
+    ),
+    # Qwen2: biases on q, k and v, tied embedding, theta 1 000 000; an uneven width.
+    "qwen2": Qwen2Config(
+        hidden_size=224, intermediate_size=608, num_hidden_layers=4, num_attention_heads=7, num_key_value_heads=1,
+        max_position_embeddings=512, rope_theta=1000000.0, tie_word_embeddings=True, **_COMMON,
+    ),
+}  # fmt: skip
+
+
+def make_model(folder: Path, kind: str, seed: int = 0) -> Path:
+    """Write the model ``kind`` (a key of CONFIGS) with random BF16 weights and the demo's tokenizer to ``folder``."""
+    torch.manual_seed(seed)
+    model = AutoModelForCausalLM.from_config(CONFIGS[kind])
+    with torch.no_grad():
+        for name, tensor in model.named_parameters():
+            if name.endswith("bias"):
+                tensor.normal_(std=0.2)
+            elif tensor.ndim == 1:
+                tensor.add_(torch.randn_like(tensor) * 0.1)
+    model.to(torch.bfloat16).save_pretrained(folder)
+    for name in TOKENIZER_FILES:
+        shutil.copy(DEMO / name, folder / name)
+    return folder
