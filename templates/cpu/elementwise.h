@@ -1,0 +1,66 @@
+/* ADD, MUL, SILU, SILU_MUL and QUANTIZE. Work items: tokens × chunks of 256 elements, token by token. */
+#ifndef N730_ELEMENTWISE_H
+#define N730_ELEMENTWISE_H
+#include "exp.h"
+#include "n730_call.h"
+
+enum { CHUNK = 256 };
+enum { UNARY_SILU, BINARY_SILU_MUL, BINARY_ADD, BINARY_MUL };
+
+N730_FN void elementwise(const n730_call *call, int64_t begin, int64_t end, int what) {
+    const int64_t chunks = (call->cols + CHUNK - 1) / CHUNK;
+    for (int64_t item = begin; item < end; item++) {
+        int64_t token = item / chunks, first = item % chunks * CHUNK, n = call->cols - first;
+        const float *a = (const float *)((const char *)call->in[0] + token * call->in_stride[0]) + first;
+        const float *b = 0;
+        float *out = (float *)((char *)call->out + token * call->out_stride) + first;
+        if (what != UNARY_SILU) b = (const float *)((const char *)call->in[1] + token * call->in_stride[1]) + first;
+        if (n > CHUNK) n = CHUNK;
+        for (int64_t i = 0; i < n; i += 8) {
+            f32x8 x = f8_load_part(a + i, n - i), y = x;
+            if (what != UNARY_SILU) y = f8_load_part(b + i, n - i);
+            if (what == UNARY_SILU) x = f8_silu(x);
+            if (what == BINARY_SILU_MUL) x = f8_mul(f8_silu(x), y);
+            if (what == BINARY_ADD) x = f8_add(x, y);
+            if (what == BINARY_MUL) x = f8_mul(x, y);
+            f8_store_part(out + i, x, n - i);
+        }
+    }
+}
+
+/* One group of 32: q[32], its scale and the sum of q. x beyond n is zero; NaN counts as zero. */
+N730_FN void quantize_group(const float *x, int64_t n, int8_t *q, float *scale, int32_t *sum) {
+    f32x8 v[4], m = f8_zero();
+    i32x8 total = i8_zero();
+    N730_UNROLL for (int i = 0; i < 4; i++) {
+        v[i] = n > 8 * i ? f8_load_part(x + 8 * i, n - 8 * i) : f8_zero();
+        m = f8_max(f8_abs(v[i]), m); /* NaN leaves m alone */
+    }
+    float most = f8_hmax(m);
+    f32x8 inverse = f8_set(most > 0.0f ? 127.0f / most : 0.0f);
+    *scale = most / 127.0f;
+    N730_UNROLL for (int i = 0; i < 4; i++) {
+        f32x8 t = f8_mul(v[i], inverse);
+        t = f8_andnot(f8_nan(t), t);
+        i32x8 r = f8_round(f8_min(f8_max(t, f8_set(-127.0f)), f8_set(127.0f)));
+        total = i ? i8_add(total, r) : r;
+        i8_store_bytes(q + 8 * i, r);
+    }
+    *sum = (int32_t)f8_sum(i8_to_f8(total)); /* |sum| ≤ 32 × 127: exact in FP32 */
+}
+
+/* Q8 of one token: padded int8 values, f32 scales, i32 sums. */
+N730_FN void quantize(const n730_call *call, int64_t begin, int64_t end) {
+    const int64_t chunks = (call->cols + CHUNK - 1) / CHUNK, groups = (call->cols + 31) / 32;
+    for (int64_t item = begin; item < end; item++) {
+        int64_t token = item / chunks, first = item % chunks * (CHUNK / 32), last = first + CHUNK / 32;
+        const float *x = (const float *)((const char *)call->in[0] + token * call->in_stride[0]);
+        int8_t *q = (int8_t *)call->out + token * call->out_stride;
+        float *scales = (float *)(q + 32 * groups);
+        int32_t *sums = (int32_t *)(scales + groups);
+        if (last > groups) last = groups;
+        for (int64_t g = first; g < last; g++)
+            quantize_group(x + 32 * g, call->cols - 32 * g, q + 32 * g, scales + g, sums + g);
+    }
+}
+#endif

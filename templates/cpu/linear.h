@@ -1,0 +1,144 @@
+/* LINEAR: out[t][row] = Σ_k W[row][k] x[t][k] (+ bias[row]). Work items: tiles of 16 rows.
+ *
+ * A tile is one contiguous stream of bytes, and so are the tiles of one thread. Tokens go in register blocks of
+ * four, two and one, inside a tile, so that the tile comes from memory once. Order of float operations: FORMAT.md, 4. */
+#ifndef N730_LINEAR_H
+#define N730_LINEAR_H
+#include "dot.h"
+#include "n730_call.h"
+
+#define N730_AHEAD 3072 /* bytes that software prefetch runs ahead: the hardware's stops at each 4 KiB page */
+
+enum { FORMAT_F32 = 0, FORMAT_F16 = 1, FORMAT_BF16 = 2, FORMAT_INT8 = 3, FORMAT_INT4 = 4, FORMAT_INT2 = 5 };
+enum { TILE = 16, GROUP = 32 };
+
+N730_FN int format_bits(int format) { return format == FORMAT_INT8 ? 8 : format == FORMAT_INT4 ? 4 : 2; }
+N730_FN int64_t groups_of(int64_t cols) { return (cols + GROUP - 1) / GROUP; }
+N730_FN int64_t tile_bytes(int format, int64_t cols) {
+    if (format == FORMAT_F16 || format == FORMAT_BF16) return cols * TILE * 2;
+    return groups_of(cols) * (TILE * 2 + TILE * GROUP / 8 * format_bits(format));
+}
+N730_FN void prefetch(const uint8_t *p, int bytes) {
+    N730_UNROLL for (int i = 0; i < bytes; i += 64) _mm_prefetch((const char *)(p + i), _MM_HINT_T0);
+}
+
+/* Rows of one tile to out, with the bias; the last tile may hold fewer than 16. */
+N730_FN void store_rows(const n730_call *call, int64_t token, int64_t row, int64_t rows, f32x8 lo, f32x8 hi) {
+    float *out = (float *)((char *)call->out + token * call->out_stride) + row;
+    float v[TILE];
+    int64_t left = rows - row;
+    if (left >= TILE) {
+        if (call->bias) {
+            lo = f8_add(lo, f8_load_be(call->bias + 4 * row));
+            hi = f8_add(hi, f8_load_be(call->bias + 4 * row + 32));
+        }
+        f8_store(out, lo);
+        f8_store(out + 8, hi);
+        return;
+    }
+    f8_store(v, lo);
+    f8_store(v + 8, hi);
+    for (int64_t i = 0; i < left; i++) out[i] = call->bias ? v[i] + load_f32_be(call->bias + 4 * (row + i)) : v[i];
+}
+
+/* One tile × n columns of an integer format. */
+N730_FN void tile_int(const n730_call *call, int format, int64_t tile, int64_t token, int n, int64_t rows, int64_t cols) {
+    const int64_t groups = groups_of(cols);
+    const int bits = format_bits(format), block = TILE * 2 + TILE * GROUP / 8 * bits;
+    const uint8_t *w = call->weight + tile * tile_bytes(format, cols);
+    const int8_t *x[N730_COLUMNS];
+    f32x8 acc[N730_COLUMNS][2];
+    N730_UNROLL for (int c = 0; c < n; c++) {
+        x[c] = (const int8_t *)call->in[0] + (token + c) * call->in_stride[0];
+        acc[c][0] = acc[c][1] = f8_zero();
+    }
+    for (int64_t g = 0; g < groups; g++, w += block) {
+        i32x8 s[N730_COLUMNS][2];
+        const int8_t *q[N730_COLUMNS];
+        prefetch(w + N730_AHEAD, block);
+        N730_UNROLL for (int c = 0; c < n; c++) q[c] = x[c] + g * GROUP;
+        if (format == FORMAT_INT8) dot_int8(w + 32, q, n, s);
+        if (format == FORMAT_INT4) dot_int4(w + 32, q, n, s);
+        if (format == FORMAT_INT2) dot_int2(w + 32, q, n, s);
+        f32x8 ws0 = f8_load_f16_be(w), ws1 = f8_load_f16_be(w + 16);
+        N730_UNROLL for (int c = 0; c < n; c++) {
+            const int8_t *side = x[c] + groups * GROUP; /* f32 scales, then i32 sums, one of each a group */
+            f32x8 xs = f8_set(load_f32(side + 4 * g));
+            int32_t sum = load_i32(side + 4 * (groups + g));
+            if (format == FORMAT_INT2) { /* 2 Σ q·x − 3 Σ x */
+                s[c][0] = i8_add(s[c][0], s[c][0]);
+                s[c][1] = i8_add(s[c][1], s[c][1]);
+            }
+            if (format != FORMAT_INT8) {
+                i32x8 shift = i8_set(sum * (format == FORMAT_INT4 ? 8 : 3));
+                s[c][0] = i8_sub(s[c][0], shift);
+                s[c][1] = i8_sub(s[c][1], shift);
+            }
+            acc[c][0] = f8_add(acc[c][0], f8_mul(i8_to_f8(s[c][0]), f8_mul(ws0, xs)));
+            acc[c][1] = f8_add(acc[c][1], f8_mul(i8_to_f8(s[c][1]), f8_mul(ws1, xs)));
+        }
+    }
+    N730_UNROLL for (int c = 0; c < n; c++) store_rows(call, token + c, tile * TILE, rows, acc[c][0], acc[c][1]);
+}
+
+N730_FN f32x8 load_half_rows(int format, const uint8_t *p) {
+    return format == FORMAT_F16 ? f8_load_f16_be(p) : f8_load_bf16_be(p);
+}
+
+/* One tile × n columns of F16 or BF16, 8 rows at a time so that n = 4 fits the registers. */
+N730_FN void tile_half(const n730_call *call, int format, int64_t tile, int64_t token, int n, int64_t rows, int64_t cols) {
+    const uint8_t *w = call->weight + tile * tile_bytes(format, cols);
+    const float *x[N730_COLUMNS];
+    f32x8 sum[N730_COLUMNS][2];
+    const int step = n == 1 ? 2 : 1; /* halves of the tile in one pass */
+    N730_UNROLL for (int c = 0; c < n; c++)
+        x[c] = (const float *)((const char *)call->in[0] + (token + c) * call->in_stride[0]);
+    N730_UNROLL for (int first = 0; first < 2; first += step) {
+        f32x8 even[N730_COLUMNS][2], odd[N730_COLUMNS][2];
+        N730_UNROLL for (int c = 0; c < n; c++)
+            N730_UNROLL for (int h = 0; h < step; h++) even[c][h] = odd[c][h] = f8_zero();
+        int64_t k = 0;
+        for (; k + 2 <= cols; k += 2) {
+            const uint8_t *p = w + 32 * k + 16 * first;
+            prefetch(p + N730_AHEAD, 64);
+            N730_UNROLL for (int h = 0; h < step; h++) {
+                f32x8 w0 = load_half_rows(format, p + 16 * h), w1 = load_half_rows(format, p + 32 + 16 * h);
+                N730_UNROLL for (int c = 0; c < n; c++) {
+                    even[c][h] = f8_add(even[c][h], f8_mul(w0, f8_set(x[c][k])));
+                    odd[c][h] = f8_add(odd[c][h], f8_mul(w1, f8_set(x[c][k + 1])));
+                }
+            }
+        }
+        N730_UNROLL for (int h = 0; h < step; h++) N730_UNROLL for (int c = 0; c < n; c++) {
+            if (k < cols)
+                even[c][h] = f8_add(even[c][h],
+                                    f8_mul(load_half_rows(format, w + 32 * k + 16 * (first + h)), f8_set(x[c][k])));
+            sum[c][first + h] = f8_add(even[c][h], odd[c][h]);
+        }
+    }
+    N730_UNROLL for (int c = 0; c < n; c++) store_rows(call, token + c, tile * TILE, rows, sum[c][0], sum[c][1]);
+}
+
+N730_FN void tile_any(const n730_call *call, int format, int64_t tile, int64_t token, int n, int64_t rows, int64_t cols) {
+    if (format == FORMAT_F16 || format == FORMAT_BF16)
+        tile_half(call, format, tile, token, n, rows, cols);
+    else
+        tile_int(call, format, tile, token, n, rows, cols);
+}
+
+N730_FN void linear(const n730_call *call, int64_t begin, int64_t end, int format, int64_t rows, int64_t cols) {
+    if (call->tokens == 1) {
+        for (int64_t tile = begin; tile < end; tile++) tile_any(call, format, tile, 0, 1, rows, cols);
+        return;
+    }
+    for (int64_t tile = begin; tile < end; tile++) {
+        int64_t t = 0;
+        for (; t + 4 <= call->tokens; t += 4) tile_any(call, format, tile, t, 4, rows, cols);
+        if (t + 2 <= call->tokens) {
+            tile_any(call, format, tile, t, 2, rows, cols);
+            t += 2;
+        }
+        if (t < call->tokens) tile_any(call, format, tile, t, 1, rows, cols);
+    }
+}
+#endif
