@@ -62,7 +62,9 @@ def built(tmp_path_factory: pytest.TempPathFactory, models: Callable[[str], Path
         key = (kind, precision)
         if key not in packages:
             path = folder / f"{kind}-{precision}.n730"
-            done = n730c("build", models(kind), "--target", "gt730", "--precision", precision, "-o", path, "--no-tune", "--json")
+            done = n730c(
+                "build", models(kind), "--target", "gt730", "--precision", precision, "-o", path, "--no-tune", "--json"
+            )
             assert done.returncode == 0, done.stderr
             assert json.loads(done.stdout)["package"] == str(path)
             packages[key] = path

@@ -125,7 +125,9 @@ def test_only_rounding_is_lost(
         return decode(content.tensor_bytes(index), tensor.format, tensor.rows, tensor.cols)
 
     ids = held_out_ids(301)
-    kl, _ = compare_logits(interpret(graph, np.asarray(ids), weights), runtime_logits(package, ids, tmp_path, "--trust"))
+    kl, _ = compare_logits(
+        interpret(graph, np.asarray(ids), weights), runtime_logits(package, ids, tmp_path, "--trust")
+    )
     assert kl.mean() <= 1e-3
 
 

@@ -100,7 +100,9 @@ def test_an_activation_is_quantized_once_for_all_its_readers() -> None:
 
 def test_embedding_and_head_keep_eight_bits() -> None:
     for tied in (True, False):
-        graph = llama_graph(layers=1, hidden=64, heads=2, kv_heads=1, head_dim=32, ffn=96, vocab=50, tied=tied, bias=True)
+        graph = llama_graph(
+            layers=1, hidden=64, heads=2, kv_heads=1, head_dim=32, ffn=96, vocab=50, tied=tied, bias=True
+        )
         program = lower(graph, assign_uniform(graph, "int2"))
         formats = {t.name: t.format for t in program.tensors}
         assert formats["embed"] is Format.INT8
@@ -121,9 +123,13 @@ def test_segments_are_cut_at_layers_and_at_the_size_limit() -> None:
 
 
 def test_a_budget_too_small_names_what_is_needed() -> None:
-    graph = llama_graph(layers=2, hidden=256, heads=4, kv_heads=2, head_dim=64, ffn=512, vocab=1000, tied=True, bias=False)
+    graph = llama_graph(
+        layers=2, hidden=256, heads=4, kv_heads=2, head_dim=64, ffn=512, vocab=1000, tied=True, bias=False
+    )
     program = lower(graph, assign_uniform(graph, "int8"))
-    with pytest.raises(BudgetExceeded, match=r"does not fit .*expected at most 1 MiB, found \d+ MiB: .*weights.*KV cache"):
+    with pytest.raises(
+        BudgetExceeded, match=r"does not fit .*expected at most 1 MiB, found \d+ MiB: .*weights.*KV cache"
+    ):
         plan_resident(program, GT730, 0, 256, ram_bytes=1 << 20)
 
 
