@@ -1,0 +1,57 @@
+"""The frontend's door: a Hugging Face folder in, the model's graph and its lazily read weights out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+from n730c.errors import UnsupportedModel
+from n730c.frontend.checkpoint import Checkpoint, open_checkpoint
+from n730c.ir.core import Graph
+from n730c.ir.verify import verify
+
+
+def load_model(folder: Path) -> tuple[Graph, Checkpoint]:
+    """Trace the model in ``folder``; its weights stay on the disk until they are asked for.
+
+    Every param of the graph names a tensor of the checkpoint that exists, has that shape and a dtype that is understood;
+    tied tensors are named once. Raises UnsupportedModel, in one line, for anything damaged or not understood.
+    """
+    checkpoint = open_checkpoint(folder)
+    # torch takes seconds to load: only after a broken folder has been refused
+    from n730c.frontend.layers import assemble
+    from n730c.frontend.trace import trace
+
+    traced = trace(checkpoint.config)
+    graph = assemble(checkpoint.name, traced, _binding(checkpoint, traced.tied))
+    for param in graph.params:
+        if checkpoint.shape(param.name) != param.shape:
+            raise UnsupportedModel(
+                f"tensor {param.name}: shape",
+                expected=str(list(param.shape)),
+                found=str(list(checkpoint.shape(param.name))),
+            )
+        checkpoint.format(param.name)  # refuses a dtype that is not understood
+    verify(graph)
+    return graph, checkpoint
+
+
+def _binding(checkpoint: Checkpoint, tied: tuple[tuple[str, ...], ...]) -> Callable[[str], str]:
+    """Names of stored tensors by names of the model's parameters.
+
+    Tied parameters take the first of their names that is stored. Where several are stored with different contents,
+    the configuration is wrong and each stands for itself, as transformers has it.
+    """
+    bound: dict[str, str] = {}
+    for names in tied:
+        stored = [name for name in names if name in checkpoint.entries]
+        for name in names if stored else ():
+            own = name in stored and not _equal(checkpoint, name, stored[0])
+            bound[name] = name if own else stored[0]
+    return lambda name: bound.get(name, name)
+
+
+def _equal(checkpoint: Checkpoint, a: str, b: str) -> bool:
+    return a == b or np.array_equal(checkpoint.tensor(a), checkpoint.tensor(b))

@@ -1,0 +1,256 @@
+"""Tracing: a configuration becomes an ATen graph by torch.export, on the meta device, without any weights.
+
+Each *kind* of layer is traced, not each layer. The whole model is built on the meta device (cheap: no memory), layers
+whose modules are alike (same classes, parameter shapes and settings) form a kind, and the exported model holds only the
+first and the last layer of each kind; ``layers.py`` checks that these two agree and repeats them. Attention stays one
+node, because transformers lets an attention function be registered and ours is a custom op.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import logging
+import warnings
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import transformers
+from torch import nn
+from torch.export import Dim, ExportedProgram
+from transformers.masking_utils import AttentionMaskInterface
+
+from n730c.errors import UnsupportedModel
+
+ATTENTION = "n730"  # the name under which transformers finds our attention function
+MAX_LAYERS = 4096
+_LENGTH_DEPENDENT_ROPE = ("dynamic", "longrope")
+# Arguments that transformers hands to every attention function and that do not change what it computes here.
+_HARMLESS = {"position_ids", "use_cache", "cache_position", "position_embeddings", "output_attentions", "is_causal"}
+
+
+@dataclass(frozen=True)
+class Trace:
+    """An exported program and what is needed to read it as the whole model.
+
+    ``program`` holds ``len(traced)`` layers; its layer j is the model's layer ``traced[j]``. ``kinds[i]`` is the kind
+    of the model's layer i, for all layers. Module paths of layers are ``{layers_path}.{number}``.
+    """
+
+    program: ExportedProgram
+    layers_path: str
+    traced: tuple[int, ...]
+    kinds: tuple[int, ...]
+    tied: tuple[tuple[str, ...], ...]  # groups of parameter names that share one tensor
+    vocab: int
+    context: int
+    config: Any  # the transformers configuration of the whole model
+    modules: Mapping[str, type[nn.Module]]  # classes by module path
+
+
+@torch.library.custom_op("n730::attention", mutates_args=())
+def _attention(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, scale: float, window: int) -> torch.Tensor:
+    """Causal attention as one opaque node: q [1, heads, s, d], k and v [1, kv_heads, s, d] → [1, s, heads, d]."""
+    return q.new_empty(q.shape[0], q.shape[2], q.shape[1], v.shape[-1])
+
+
+@_attention.register_fake
+def _(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, scale: float, window: int) -> torch.Tensor:
+    return q.new_empty(q.shape[0], q.shape[2], q.shape[1], v.shape[-1])
+
+
+def _attention_function(
+    module: nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    scaling: float | None = None,
+    dropout: float = 0.0,
+    sliding_window: int | None = None,
+    **others: Any,
+) -> tuple[torch.Tensor, None]:
+    unknown = sorted(name for name, value in others.items() if value is not None and name not in _HARMLESS)
+    if not getattr(module, "is_causal", True) or others.get("is_causal") is False:
+        unknown.append("bidirectional (not causal) attention")
+    if attention_mask is not None:
+        unknown.append("attention_mask")
+    if unknown:
+        raise UnsupportedModel(
+            f"attention in {type(module).__name__} uses {', '.join(unknown)}",
+            hint="The compiler knows causal attention with a scale and grouped query heads.",
+        )
+    scale = float(scaling) if scaling is not None else query.shape[-1] ** -0.5
+    return torch.ops.n730.attention(query, key, value, scale, int(sliding_window or 0)), None
+
+
+transformers.AttentionInterface.register(ATTENTION, _attention_function)
+AttentionMaskInterface.register(ATTENTION, lambda *_, **__: None)
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Keep the chatter of torch and transformers off stderr, which belongs to the compiler's one line."""
+    level, disabled = transformers.logging.get_verbosity(), logging.root.manager.disable
+    transformers.logging.set_verbosity_error()
+    logging.disable(logging.CRITICAL)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(disabled)
+        transformers.logging.set_verbosity(level)
+
+
+def trace(settings: Mapping[str, Any]) -> Trace:
+    """Trace the causal language model that config.json's ``settings`` describe; no code of the folder is executed.
+
+    Raises UnsupportedModel for an architecture that transformers does not know, a configuration that does not
+    describe a model, RoPE whose frequencies change with the length of the text, and a model that torch cannot export.
+    """
+    with quiet():
+        config = _read_config(settings)
+        model = _build(copy.deepcopy(config))
+        layers_path, kinds, traced = _keep_one_layer_a_kind(model)
+        tied = _untie(model)
+        program = _export(model, config.model_type)
+    return Trace(
+        program=program,
+        layers_path=layers_path,
+        traced=traced,
+        kinds=kinds,
+        tied=tied,
+        vocab=int(config.vocab_size),
+        context=int(config.max_position_embeddings),
+        config=config,
+        modules={path: type(module) for path, module in model.named_modules()},
+    )
+
+
+def _read_config(settings: Mapping[str, Any]) -> Any:
+    model_type = settings.get("model_type")
+    if model_type not in transformers.CONFIG_MAPPING:
+        raise UnsupportedModel(
+            f"unknown architecture {model_type!r} (model_type in config.json)",
+            expected="one that transformers knows, such as llama or qwen2",
+            found="code of its own, which is never executed" if "auto_map" in settings else "an unknown name",
+        )
+    if settings.get("quantization_config"):
+        raise UnsupportedModel(
+            "the weights are quantized already (quantization_config)", hint="Give the original model."
+        )
+    config_class = transformers.CONFIG_MAPPING[model_type]
+    if config_class not in transformers.MODEL_FOR_CAUSAL_LM_MAPPING:
+        raise UnsupportedModel(f"architecture {model_type}", expected="a causal language model", found="another kind")
+    try:
+        config = config_class.from_dict(copy.deepcopy(dict(settings)))
+        config._attn_implementation = ATTENTION
+        config.use_cache = False
+        sizes = {
+            key: getattr(config, key, None) for key in ("num_hidden_layers", "vocab_size", "max_position_embeddings")
+        }
+    except Exception as error:  # transformers validates with many exception types of its own
+        raise UnsupportedModel(f"config.json does not describe a {model_type} model: {_first_line(error)}") from None
+    for key, size in sizes.items():
+        limit = MAX_LAYERS if key == "num_hidden_layers" else 2**24
+        if not isinstance(size, int) or not 1 <= size <= limit:
+            raise UnsupportedModel(f"{key} in config.json", expected=f"1 ... {limit}", found=repr(size))
+    _refuse_length_dependent_rope(getattr(config, "rope_parameters", None))
+    return config
+
+
+def _refuse_length_dependent_rope(parameters: object) -> None:
+    """``rope_parameters`` is one set of them, or one set for each type of layer."""
+    if not isinstance(parameters, Mapping):
+        return
+    if parameters.get("rope_type") in _LENGTH_DEPENDENT_ROPE:
+        raise UnsupportedModel(
+            f"RoPE type '{parameters['rope_type']}': its frequencies depend on the length of the text",
+            expected="fixed frequencies (default, linear, llama3, yarn)",
+        )
+    for nested in parameters.values():
+        _refuse_length_dependent_rope(nested)
+
+
+def _build(config: Any) -> nn.Module:
+    try:
+        with torch.device("meta"):
+            model = transformers.AutoModelForCausalLM.from_config(config, dtype=torch.float32, trust_remote_code=False)
+    except Exception as error:  # whatever a model's constructor raises, the configuration is what was wrong
+        raise UnsupportedModel(
+            f"config.json does not describe a {config.model_type} model: {_first_line(error)}"
+        ) from None
+    result: nn.Module = model.eval()
+    return result
+
+
+def _keep_one_layer_a_kind(model: nn.Module) -> tuple[str, tuple[int, ...], tuple[int, ...]]:
+    """Cut ``model`` down to the first and last layer of each kind; returns (layers_path, kinds, traced)."""
+    config: Any = model.config
+    count = config.num_hidden_layers
+    lists = [(path, m) for path, m in model.named_modules() if isinstance(m, nn.ModuleList) and len(m) == count]
+    outermost = [(path, m) for path, m in lists if not any(path.startswith(f"{other}.") for other, _ in lists)]
+    if len(outermost) != 1:
+        raise UnsupportedModel(
+            f"layers of {type(model).__name__}", expected=f"one list of {count} layers", found=f"{len(outermost)} lists"
+        )
+    path, layers = outermost[0]
+    signatures = [_signature(layer) for layer in layers]
+    order = list(dict.fromkeys(signatures))
+    kinds = tuple(order.index(signature) for signature in signatures)
+    ends = {kinds.index(kind) for kind in kinds} | {count - 1 - kinds[::-1].index(kind) for kind in kinds}
+    traced = tuple(sorted(ends))
+    parent, _, name = path.rpartition(".")
+    setattr(model.get_submodule(parent), name, nn.ModuleList([layers[i] for i in traced]))
+    # Lists in the configuration with one entry a layer (layer_types …) are indexed by position in forward().
+    for key, value in list(vars(config).items()):
+        if isinstance(value, list) and len(value) == count:
+            config.__dict__[key] = [value[i] for i in traced]
+    config.__dict__["num_hidden_layers"] = len(traced)
+    return path, kinds, traced
+
+
+def _signature(layer: nn.Module) -> tuple[object, ...]:
+    """What makes two layers alike: classes, parameter shapes and plain settings of all their modules."""
+    parts: list[object] = []
+    for path, module in layer.named_modules():
+        settings = {k: v for k, v in vars(module).items() if isinstance(v, int | float | str | list | tuple | None)}
+        settings.pop("layer_idx", None)
+        shapes = {name: tuple(p.shape) for name, p in module.named_parameters(recurse=False)}
+        parts.append((path, type(module), repr(sorted(settings.items())), repr(sorted(shapes.items()))))
+    return tuple(parts)
+
+
+def _untie(model: nn.Module) -> tuple[tuple[str, ...], ...]:
+    """Give every parameter name a tensor of its own, so that the graph keeps the names; returns the groups that were one."""
+    groups: dict[int, list[str]] = {}
+    for name, parameter in model.named_parameters(remove_duplicate=False):
+        groups.setdefault(id(parameter), []).append(name)
+    tied = tuple(tuple(names) for names in groups.values() if len(names) > 1)
+    for name in (name for names in tied for name in names[1:]):
+        path, _, leaf = name.rpartition(".")
+        owner = model.get_submodule(path)
+        setattr(owner, leaf, nn.Parameter(torch.empty_like(getattr(owner, leaf))))
+    return tied
+
+
+def _export(model: nn.Module, model_type: str) -> ExportedProgram:
+    ids = torch.zeros(1, 8, dtype=torch.long, device="meta")
+    shapes = {"input_ids": {1: Dim("s", min=2)}, "use_cache": None}
+    try:
+        with torch.no_grad():
+            return torch.export.export(model, (ids,), kwargs={"use_cache": False}, dynamic_shapes=shapes, strict=False)
+    except UnsupportedModel:
+        raise
+    except Exception as error:  # the model's own code ran: anything may come out of it
+        raise UnsupportedModel(
+            f"torch.export cannot trace the {model_type} model: {_first_line(error)}",
+            hint="Its forward pass depends on data or on the length of the text.",
+        ) from None
+
+
+def _first_line(error: Exception) -> str:
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)

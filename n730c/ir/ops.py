@@ -1,0 +1,179 @@
+"""The IR's vocabulary: one entry an op — arity, params, attributes, shape rule and numpy reference.
+
+Activations are float32 ``[s, features]``; shape rules speak of ``features`` only, because ``s`` is the same everywhere.
+The references are the oracle for every kernel on every device: plain, unfused FP32, in the notation of the papers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+
+from n730c.ir.core import Attr, Op
+
+Array = npt.NDArray[np.float32]
+Shape = tuple[int, ...]
+WidthRule = Callable[[tuple[int, ...], Mapping[str, Shape], Mapping[str, Attr]], int]
+Reference = Callable[[tuple[Array, ...], Mapping[str, Array], Mapping[str, Attr]], Array]
+
+
+class ShapeMismatch(Exception):
+    """A shape rule does not hold; ``verify`` turns it into an InvalidIR that names the node."""
+
+    def __init__(self, what: str, expected: object, found: object) -> None:
+        super().__init__(what)
+        self.what, self.expected, self.found = what, str(expected), str(found)
+
+
+@dataclass(frozen=True)
+class OpSpec:
+    """What is to know of one op.
+
+    ``width(input widths, shapes by role, attrs)`` gives the features of the result or raises ShapeMismatch.
+    ``reference(inputs [s, features], params by role, attrs)`` computes it; the rows are positions 0 … s-1.
+    """
+
+    arity: int
+    width: WidthRule
+    reference: Reference
+    params: tuple[str, ...] = ()  # roles of checkpoint tensors that must be there
+    optional: tuple[str, ...] = ()  # roles that may be there
+    consts: tuple[str, ...] = ()  # roles of tables that the compiler computed
+    attrs: Mapping[str, type] = field(default_factory=dict)
+    takes_ids: bool = False  # the input is the graph's token ids i64[s]
+
+
+def _expect(what: str, expected: object, found: object) -> None:
+    if expected != found:
+        raise ShapeMismatch(what, expected, found)
+
+
+# --- embedding, linear, rms_norm ---
+
+
+def _embedding_width(_: tuple[int, ...], shapes: Mapping[str, Shape], __: Mapping[str, Attr]) -> int:
+    _expect("number of dimensions of weight", 2, len(shapes["weight"]))
+    return shapes["weight"][1]
+
+
+def _embedding(inputs: tuple[Array, ...], params: Mapping[str, Array], _: Mapping[str, Attr]) -> Array:
+    return params["weight"][inputs[0].astype(np.int64)]
+
+
+def _linear_width(widths: tuple[int, ...], shapes: Mapping[str, Shape], _: Mapping[str, Attr]) -> int:
+    _expect("number of dimensions of weight", 2, len(shapes["weight"]))
+    out_features, in_features = shapes["weight"]
+    _expect("features of the input", in_features, widths[0])
+    if "bias" in shapes:
+        _expect("shape of bias", (out_features,), shapes["bias"])
+    return out_features
+
+
+def _linear(inputs: tuple[Array, ...], params: Mapping[str, Array], _: Mapping[str, Attr]) -> Array:
+    y = inputs[0] @ params["weight"].T
+    return y + params["bias"] if "bias" in params else y
+
+
+def _rms_norm_width(widths: tuple[int, ...], shapes: Mapping[str, Shape], _: Mapping[str, Attr]) -> int:
+    _expect("shape of weight", (widths[0],), shapes["weight"])
+    return widths[0]
+
+
+def _rms_norm(inputs: tuple[Array, ...], params: Mapping[str, Array], attrs: Mapping[str, Attr]) -> Array:
+    """Zhang & Sennrich 2019, equation 4, with eps inside the root."""
+    x = inputs[0]
+    mean = np.mean(x * x, axis=-1, keepdims=True, dtype=np.float32)
+    return params["weight"] * (x * (np.float32(1) / np.sqrt(mean + np.float32(attrs["eps"]))))
+
+
+# --- rope, attention ---
+
+
+def _rope_width(widths: tuple[int, ...], shapes: Mapping[str, Shape], attrs: Mapping[str, Attr]) -> int:
+    _expect("features of the input (heads x head_dim)", int(attrs["heads"]) * int(attrs["head_dim"]), widths[0])
+    if int(attrs["rotary_dim"]) > int(attrs["head_dim"]):
+        raise ShapeMismatch("rotary_dim", f"at most head_dim {attrs['head_dim']}", attrs["rotary_dim"])
+    _expect("rotary_dim (2 x entries of inv_freq)", 2 * shapes["inv_freq"][0], attrs["rotary_dim"])
+    return widths[0]
+
+
+def _rope(inputs: tuple[Array, ...], params: Mapping[str, Array], attrs: Mapping[str, Attr]) -> Array:
+    """Su et al. 2021 in the rotate-half form: dimension i turns with i + rotary_dim/2; the rest passes."""
+    x = inputs[0].reshape(len(inputs[0]), int(attrs["heads"]), int(attrs["head_dim"]))
+    n = int(attrs["rotary_dim"]) // 2
+    angle = np.arange(len(x), dtype=np.float32)[:, None] * params["inv_freq"]  # [s, n], rounded to FP32 on purpose
+    scaling = np.float32(attrs["scaling"])
+    cos = (np.cos(angle.astype(np.float64)).astype(np.float32) * scaling)[:, None, :]
+    sin = (np.sin(angle.astype(np.float64)).astype(np.float32) * scaling)[:, None, :]
+    a, b = x[..., :n], x[..., n : 2 * n]
+    y = np.concatenate((a * cos - b * sin, b * cos + a * sin, x[..., 2 * n :]), axis=-1)
+    return y.reshape(inputs[0].shape)
+
+
+def _attention_width(widths: tuple[int, ...], _: Mapping[str, Shape], attrs: Mapping[str, Attr]) -> int:
+    heads, kv_heads, head_dim = (int(attrs[key]) for key in ("heads", "kv_heads", "head_dim"))
+    if heads % kv_heads:
+        raise ShapeMismatch("heads", f"a multiple of kv_heads {kv_heads}", heads)
+    _expect("features of q (heads x head_dim)", heads * head_dim, widths[0])
+    _expect("features of k (kv_heads x head_dim)", kv_heads * head_dim, widths[1])
+    _expect("features of v (kv_heads x head_dim)", kv_heads * head_dim, widths[2])
+    return widths[0]
+
+
+def _attention(inputs: tuple[Array, ...], _: Mapping[str, Array], attrs: Mapping[str, Attr]) -> Array:
+    """Causal scaled dot-product attention (Vaswani et al. 2017); query head h reads kv head h / (heads/kv_heads)."""
+    s = len(inputs[0])
+    heads, kv_heads, head_dim = (int(attrs[key]) for key in ("heads", "kv_heads", "head_dim"))
+    q = inputs[0].reshape(s, heads, head_dim)
+    k, v = (x.reshape(s, kv_heads, head_dim) for x in inputs[1:])
+    future = np.triu(np.ones((s, s), dtype=bool), 1)
+    out = np.empty_like(q)
+    for head in range(heads):  # one head at a time keeps the memory at s x s floats
+        kv = head // (heads // kv_heads)
+        scores = (q[:, head] @ k[:, kv].T) * np.float32(attrs["scale"])
+        scores[future] = -np.inf
+        weights = np.exp(scores - scores.max(axis=-1, keepdims=True))
+        out[:, head] = (weights / weights.sum(axis=-1, keepdims=True)) @ v[:, kv]
+    return out.reshape(s, heads * head_dim)
+
+
+# --- elementwise ---
+
+
+def _same_width(widths: tuple[int, ...], _: Mapping[str, Shape], __: Mapping[str, Attr]) -> int:
+    for width in widths[1:]:
+        _expect("features of the inputs", widths[0], width)
+    return widths[0]
+
+
+def silu(x: Array) -> Array:
+    """x · sigmoid(x), elementwise (float32)."""
+    with np.errstate(over="ignore"):  # exp(-x) may overflow to inf; then the quotient is the right zero
+        return x / (np.float32(1) + np.exp(-x))
+
+
+OPS: Mapping[Op, OpSpec] = {
+    Op.EMBEDDING: OpSpec(1, _embedding_width, _embedding, params=("weight",), takes_ids=True),
+    Op.LINEAR: OpSpec(1, _linear_width, _linear, params=("weight",), optional=("bias",)),
+    Op.RMS_NORM: OpSpec(1, _rms_norm_width, _rms_norm, params=("weight",), attrs={"eps": float}),
+    Op.ROPE: OpSpec(
+        1,
+        _rope_width,
+        _rope,
+        consts=("inv_freq",),
+        attrs={"heads": int, "head_dim": int, "rotary_dim": int, "scaling": float},
+    ),
+    Op.ATTENTION: OpSpec(
+        3,
+        _attention_width,
+        _attention,
+        attrs={"heads": int, "kv_heads": int, "head_dim": int, "scale": float},
+    ),
+    Op.SILU: OpSpec(1, _same_width, lambda x, _, __: silu(x[0])),
+    Op.MUL: OpSpec(2, _same_width, lambda x, _, __: x[0] * x[1]),
+    Op.ADD: OpSpec(2, _same_width, lambda x, _, __: x[0] + x[1]),
+    Op.SILU_MUL: OpSpec(2, _same_width, lambda x, _, __: silu(x[0]) * x[1]),
+}
