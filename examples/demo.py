@@ -58,7 +58,9 @@ def main() -> int:
     )
     table.add_row("prefill, tokens/s", "", f"{facts['prefill_tokens_per_s']:,.0f}")
     table.add_row(
-        "memory, MiB", f"{facts['planned_ram_bytes'] / 2**20:.1f}", f"{facts['peak_rss_bytes'] / 2**20:.1f} (whole process)"
+        "memory, MiB",
+        f"{facts['planned_ram_bytes'] / 2**20:.1f}",
+        f"{facts['peak_rss_bytes'] / 2**20:.1f} (whole process)",
     )
     Console().print(table)
     return 0

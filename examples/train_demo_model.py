@@ -189,7 +189,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "demo-model")
     parser.add_argument("--steps", type=int, default=2400)
-    parser.add_argument("--batch", type=int, default=4, help="sequences of %d tokens a step" % CONTEXT)
+    parser.add_argument("--batch", type=int, default=4, help=f"sequences of {CONTEXT} tokens a step")
     parser.add_argument("--muon-lr", type=float, default=0.01)
     parser.add_argument("--adam-lr", type=float, default=2e-3)
     parser.add_argument("--state", type=Path, default=Path("build/demo-model-training.pt"))
@@ -210,7 +210,8 @@ def main() -> None:
     pieces = [np.asarray([end, *e.ids], dtype=np.int32) for e in tokenizer.encode_batch(documents)]
     held_ids = np.asarray(tokenizer.encode(held_out).ids, dtype=np.int32)
     print(
-        f"{len(documents)} documents, {sum(map(len, pieces)):,} tokens; held out {len(held_out):,} characters, {len(held_ids):,} tokens"
+        f"{len(documents)} documents, {sum(map(len, pieces)):,} tokens; "
+        f"held out {len(held_out):,} characters, {len(held_ids):,} tokens"
     )
 
     model = LlamaForCausalLM(config())
@@ -263,7 +264,8 @@ def main() -> None:
             speed = (step + 1 - first) * per_step / (time.time() - began)
             left = (args.steps - step - 1) * per_step / speed
             print(
-                f"step {step + 1}/{args.steps}  loss {np.mean(recent[-20:]):.3f}  {speed:,.0f} tokens/s  {left / 60:.0f} min left",
+                f"step {step + 1}/{args.steps}  loss {np.mean(recent[-20:]):.3f}  {speed:,.0f} tokens/s  "
+                f"{left / 60:.0f} min left",
                 flush=True,
             )
         if (step + 1) % 200 == 0 or step + 1 == args.steps:

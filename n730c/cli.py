@@ -6,7 +6,7 @@ import json
 import os
 import re
 import sys
-from enum import Enum
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
@@ -27,7 +27,7 @@ app = typer.Typer(
 errors = Console(stderr=True)
 
 
-class Precision(str, Enum):
+class Precision(StrEnum):
     """Bits of the linear layers; the embedding and the head get at least 8."""
 
     bf16 = "bf16"
@@ -54,9 +54,7 @@ def build(
         Path | None, typer.Option("-o", "--output", help="package to write [default: MODEL.n730]")
     ] = None,
     precision: Annotated[Precision, typer.Option(help="bits of the linear layers")] = Precision.int4,
-    ram: Annotated[
-        str | None, typer.Option(metavar="SIZE", help="memory to fit in, e.g. 1.5G [default: the target's]")
-    ] = None,
+    ram: Annotated[str | None, typer.Option(metavar="SIZE", help="memory to fit in [default: the target's]")] = None,
     context: Annotated[
         int | None, typer.Option(min=1, help="tokens the KV cache holds [default: the model's, at most 4096]")
     ] = None,

@@ -89,7 +89,7 @@ def bits_per_weight(program: Program) -> float:
 def _provenance(options: Options, checkpoint: Checkpoint, target: Target, kernels: Any) -> dict[str, Any]:
     return {
         "model": checkpoint.name,
-        "sources": dict(checkpoint.hashes),
+        "sources": dict(checkpoint.sha256()),
         "compiler": {"name": "n730c", "version": metadata.version("n730c")},
         "options": {"precision": options.precision, "context": options.context, "ram_bytes": options.ram_bytes},
         "target": target.model_dump(),

@@ -20,9 +20,13 @@ def show_size(size: float) -> str:
 def print_package(facts: dict[str, Any], console: Console) -> None:
     """Print ``package.describe``'s facts: sizes, formats, plans, kernels, tensors."""
     meta = facts["meta"]
-    console.print(f"[bold]{meta.get('model', 'unnamed model')}[/bold]  {show_size(facts['file_bytes'])}, "
-                  f"{facts['bits_per_weight']:.2f} bits a weight", highlight=False)  # fmt: skip
-    plans = Table("plan", "RAM", "context", "decode t/s", "prefill t/s", "first token s", title="plans (predicted for the target)")
+    console.print(
+        f"[bold]{meta.get('model', 'unnamed model')}[/bold]  {show_size(facts['file_bytes'])}, "
+        f"{facts['bits_per_weight']:.2f} bits a weight",
+        highlight=False,
+    )
+    title = "plans (predicted for the target)"
+    plans = Table("plan", "RAM", "context", "decode t/s", "prefill t/s", "first token s", title=title)
     for i, plan in enumerate(facts["plans"]):
         plans.add_row(
             str(i),

@@ -133,7 +133,7 @@ class _Lowering:
 
 
 def _head_first(graph: Graph) -> int:
-    """Index of the first node behind the last layer: from there on only the tokens whose logits are wanted are computed."""
+    """Index of the first node behind the last layer; from there on only tokens whose logits are wanted are computed."""
     in_layers = [i for i, node in enumerate(graph.nodes) if node.layer is not None]
     if not in_layers or in_layers[-1] + 1 >= len(graph.nodes):
         raise InvalidIR("the graph has no head behind its layers", expected="a final norm and a linear layer")

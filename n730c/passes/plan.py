@@ -96,7 +96,7 @@ def _linear_seconds(program: Program, step: Step, target: Target, tokens: int) -
 def predict(program: Program, target: Target, context: int, batch: int) -> Prediction:
     """Speed from bytes over bandwidth and weights over kernel rate, whichever is slower, step by step.
 
-    Decoding is predicted at half of ``context``; prefill without attention's own share, which is small at PROMPT tokens.
+    Decoding is predicted at half of ``context``; prefill leaves out attention's own share, small at PROMPT tokens.
     """
     cache_bytes = sum(2 * c.kv_heads * c.head_dim * 2 for c in program.caches) * context // 2
     decode = cache_bytes / target.ram_bytes_per_s
@@ -155,8 +155,8 @@ def plan_resident(
         raise BudgetExceeded(
             "the model does not fit in the target's memory",
             expected=f"at most {budget / 2**20:.0f} MiB",
-            found=f"{arena / 2**20:.0f} MiB: {weights / 2**20:.0f} weights, {caches / 2**20:.0f} KV cache of {context} tokens, "
-            f"{(arena - weights_end) / 2**20:.0f} activations",
+            found=f"{arena / 2**20:.0f} MiB: {weights / 2**20:.0f} weights, {caches / 2**20:.0f} KV cache of "
+            f"{context} tokens, {(arena - weights_end) / 2**20:.0f} activations",
             hint="Take fewer bits (--precision), a smaller --context, or more --ram.",
         )
     count = len(program.steps)

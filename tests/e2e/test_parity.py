@@ -1,4 +1,4 @@
-"""The runtime against transformers in FP32: the same tokens, the same perplexity, and bounded loss where bits are few."""
+"""The runtime against transformers in FP32: same tokens, same perplexity, bounded loss where bits are few."""
 
 from __future__ import annotations
 

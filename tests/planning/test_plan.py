@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -55,7 +57,7 @@ def test_nothing_alive_overlaps_and_all_lies_in_the_arena(program: Program, cont
     assert all(0 <= low <= high <= plan.arena_bytes for low, high in everything)
     assert plan.arena_bytes % PAGE == 0 and plan.arena_bytes <= GT730.ram_bytes
     ordered = sorted(f for f in fixed if f[0] < f[1])
-    assert all(a[1] <= b[0] for a, b in zip(ordered, ordered[1:], strict=False))
+    assert all(a[1] <= b[0] for a, b in pairwise(ordered))
     floor = max(high for _, high in fixed)
     assert all(low >= floor for low, _ in buffers)
     for i in range(len(buffers)):
