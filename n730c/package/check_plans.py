@@ -1,0 +1,151 @@
+"""Checks of the plans: everything inside the arena, nothing on top of anything that is alive, a complete schedule."""
+
+from __future__ import annotations
+
+import math
+from bisect import bisect_left, insort
+from collections.abc import Mapping, Sequence
+
+from n730c.artifacts import Action, Buffer, BufferKind, Cache, Scope
+from n730c.errors import PackageError
+from n730c.package import layout as lay
+from n730c.package.check_steps import lives
+from n730c.package.layout import (
+    MAX_ARENA,
+    MAX_DIM,
+    BufferRecord,
+    CacheRecord,
+    EventRecord,
+    Kind,
+    PlacementRecord,
+    PlanRecord,
+    ProgramRecord,
+    SegmentRecord,
+    StepRecord,
+)
+
+Range = tuple[int, int, str]  # first byte, end, whose
+
+
+def _fail(plan: int, what: str, expected: object = "", found: object = "") -> PackageError:
+    return PackageError("E_PLAN", f"plan {plan}: {what}", expected=str(expected), found=str(found))
+
+
+def check_plans(
+    sections: Mapping[Kind, bytes],
+    segments: Sequence[SegmentRecord],
+    buffers: Sequence[BufferRecord],
+    caches: Sequence[CacheRecord],
+    steps: Sequence[StepRecord],
+    program: ProgramRecord,
+) -> None:
+    """All of E_PLAN."""
+    plans = list(map(PlanRecord._make, lay.PLAN.iter_unpack(sections[Kind.PLANS])))
+    placements = list(map(PlacementRecord._make, lay.PLACEMENT.iter_unpack(sections[Kind.PLACEMENTS])))
+    offsets = [offset for (offset,) in lay.OFFSET.iter_unpack(sections[Kind.OFFSETS])]
+    events = list(map(EventRecord._make, lay.EVENT.iter_unpack(sections[Kind.SCHEDULE])))
+    spans = lives(steps, buffers, program)
+    token_bytes = [Buffer(BufferKind(b.kind), Scope(b.scope), b.width).token_bytes for b in buffers]
+    first_event = 0
+    for i, plan in enumerate(plans):
+        _check_numbers(i, plan)
+        if i and plan.arena_bytes > plans[i - 1].arena_bytes:
+            raise _fail(i, "order of plans", "no more arena bytes than the one before", plan.arena_bytes)
+        if plan.first_event != first_event or plan.event_count > len(events) - first_event:
+            found = f"{plan.event_count} from {plan.first_event} on"
+            raise _fail(i, "its part of SCHEDULE", f"from {first_event} on, inside {len(events)}", found)
+        first_event += plan.event_count
+        _check_schedule(i, events[plan.first_event : first_event], len(segments), len(steps))
+        mine = placements[i * len(segments) : (i + 1) * len(segments)]
+        start = i * (len(buffers) + len(caches))
+        middle, stop = start + len(buffers), start + len(buffers) + len(caches)
+        fixed = [(plan.tokenizer_offset, plan.tokenizer_offset + len(sections[Kind.TOKENIZER]), "the tokenizer")]
+        for j, place in enumerate(mine):
+            if (place.tier, place.device, place.zero, place.zeros) != (0, 0, 0, 0) or place.offset % 4096:
+                raise _fail(i, f"placement of segment {j}", "tier 0, device 0, a multiple of 4096", tuple(place))
+            fixed.append((place.offset, place.offset + segments[j].size, f"segment {j}"))
+        for j, (cache, offset) in enumerate(zip(caches, offsets[middle:stop], strict=True)):
+            size = Cache(cache.kv_heads, cache.head_dim).size(plan.context)
+            fixed.append((offset, offset + size, f"cache {j}"))
+        moving = []
+        for j, (b, offset) in enumerate(zip(buffers, offsets[start:middle], strict=True)):
+            tokens = plan.head_batch if b.scope == Scope.HEAD else plan.batch
+            moving.append((offset, offset + tokens * token_bytes[j], f"buffer {j}"))
+        _check_arena(i, plan, fixed, moving, spans)
+    if first_event != len(events):
+        raise PackageError("E_PLAN", "entries of SCHEDULE", expected=str(first_event), found=str(len(events)))
+
+
+def _check_numbers(i: int, plan: PlanRecord) -> None:
+    if plan.arena_bytes % 4096 or plan.arena_bytes > MAX_ARENA:
+        raise _fail(i, "arena bytes", f"a multiple of 4096, at most {MAX_ARENA}", plan.arena_bytes)
+    if plan.vram_bytes or plan.zero or any(plan.zeros):
+        raise _fail(i, "VRAM bytes and reserved bytes", "zeros")
+    if not 1 <= plan.context <= MAX_DIM:
+        raise _fail(i, "context", f"1 … {MAX_DIM}", plan.context)
+    if not 1 <= plan.batch <= 4096:
+        raise _fail(i, "batch", "1 … 4096", plan.batch)
+    if not 1 <= plan.head_batch <= plan.batch:
+        raise _fail(i, "head batch", f"1 … {plan.batch}", plan.head_batch)
+    for value in (plan.decode_tokens_per_s, plan.prefill_tokens_per_s, plan.first_token_s):
+        if not (math.isfinite(value) and value >= 0):
+            raise _fail(i, "a prediction", "finite, ≥ 0", value)
+
+
+def _check_schedule(i: int, events: Sequence[EventRecord], segment_count: int, step_count: int) -> None:
+    if len(events) < segment_count:
+        raise _fail(i, "LOADs in the schedule", segment_count, f"{len(events)} entries")
+    step = 0
+    for j, event in enumerate(events):
+        if j < segment_count:
+            if event != (Action.LOAD, 0, j, 0, 0):
+                raise _fail(i, f"schedule entry {j}", f"LOAD {j}", tuple(event))
+        elif (event.action, event.zero, event.a, event.c) != (Action.RUN, 0, step, 0) or event.b == 0:
+            raise _fail(i, f"schedule entry {j}", f"RUN from step {step} on", tuple(event))
+        else:
+            step += event.b
+            if step > step_count:
+                raise _fail(i, f"schedule entry {j}", f"at most {step_count} steps", step)
+    if step != step_count:
+        raise _fail(i, "steps that the schedule runs", step_count, step)
+
+
+def _check_arena(
+    i: int,
+    plan: PlanRecord,
+    fixed: list[Range],
+    moving: Sequence[Range],
+    spans: Sequence[tuple[int, int] | None],
+) -> None:
+    for first, end, whose in (*fixed, *moving):
+        if end > plan.arena_bytes or first % 64:
+            raise _fail(i, whose, f"at a multiple of 64, inside {plan.arena_bytes} bytes", f"{first} … {end}")
+    active = [r for r in fixed if r[1] > r[0]]
+    active.sort()
+    for before, after in zip(active, active[1:], strict=False):
+        if before[1] > after[0]:
+            raise _fail(i, f"{before[2]} and {after[2]} overlap")
+    for buffer, span in zip(moving, spans, strict=True):
+        if span is None:
+            _check_free(i, active, buffer)
+    starts: list[tuple[int, Range]] = []
+    ends: list[tuple[int, Range]] = []
+    for buffer, span in zip(moving, spans, strict=True):
+        if span is not None:
+            starts.append((span[0], buffer))
+            ends.append((span[1], buffer))
+    ends.sort()
+    gone = 0
+    for now, buffer in sorted(starts):
+        while ends[gone][0] < now:
+            del active[bisect_left(active, ends[gone][1])]
+            gone += 1
+        _check_free(i, active, buffer)
+        insort(active, buffer)
+
+
+def _check_free(i: int, active: Sequence[Range], new: Range) -> None:
+    """``active``: sorted, disjoint. Only the last range that starts before the new one's end can touch it."""
+    at = bisect_left(active, (new[1],))
+    if at and active[at - 1][1] > new[0]:
+        raise _fail(i, f"{active[at - 1][2]} and {new[2]} overlap while both are alive")

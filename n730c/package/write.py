@@ -1,0 +1,287 @@
+"""Write a package: weights streamed tensor by tensor, tables and header last, the finished file renamed into place."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import secrets
+import shutil
+import signal
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import Any, BinaryIO
+
+import xxhash
+
+from n730c.artifacts import NONE, KernelImage, Plan, Program, segment_layout
+from n730c.dtypes import round_up
+from n730c.errors import InvalidIR, UsageError
+from n730c.package import layout as lay
+from n730c.package.layout import Kind
+from n730c.package.validate import validate
+
+Progress = Callable[[int, int], None]
+
+_NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+def write_package(
+    path: Path | str,
+    program: Program,
+    plans: Sequence[Plan],
+    images: Sequence[KernelImage],
+    tensor_bytes: Callable[[int], bytes],
+    tokenizer: bytes,
+    chat: str,
+    meta: Mapping[str, Any],
+    progress: Progress | None = None,
+) -> None:
+    """Write the package to ``path``, or leave nothing behind.
+
+    ``tensor_bytes(id)`` gives the ``program.tensors[id].size`` bytes of one tensor as FORMAT.md lays them out; it is
+    called once a tensor, in order, and one result at a time is held. ``progress(done, total)`` counts bytes of the file.
+    The same arguments give the same bytes. The logits are what the last step writes. What was written is checked by
+    ``validate`` before it gets its name. Raises UsageError (no space, no such folder), InvalidIR or PackageError
+    (the arguments contradict each other or FORMAT.md), and whatever ``tensor_bytes`` raises.
+    """
+    path = Path(path)
+    sections = _sections(program, plans, images, tokenizer, chat, meta)
+    offsets, end = _section_offsets(sections)
+    first_segment = round_up(end, lay.HEADER_BYTES)
+    total = first_segment + sum(segment.size for segment in program.segments)
+    if path.is_dir():
+        raise UsageError(f"cannot write {path}", expected="the name of a file", found="a folder")
+    if not path.absolute().parent.is_dir():
+        raise UsageError(f"cannot write {path}", expected="an existing folder", hint="Create the folder first.")
+    free = shutil.disk_usage(path.absolute().parent).free
+    if free < total:
+        raise _no_space(path, total, free)
+    try:
+        with _signals_raise(), _temporary(path) as (temporary, file):
+            hashes = _write_segments(file, first_segment, total, program, tensor_bytes, progress)
+            sections[Kind.SEGMENTS] = _segment_table(program, first_segment, hashes)
+            file.seek(0)
+            file.write(_front(sections, offsets, first_segment, total))
+            file.flush()
+            os.fsync(file.fileno())
+            validate(temporary)
+    except OSError as error:
+        if error.errno in _NO_SPACE:
+            raise _no_space(path, total, shutil.disk_usage(path.absolute().parent).free) from error
+        raise UsageError(f"cannot write {path}: {error.strerror or error}") from error
+    if progress is not None:
+        progress(total, total)
+
+
+def _no_space(path: Path, needed: int, free: int) -> UsageError:
+    return UsageError(
+        f"no space to write {path}",
+        expected=f"{needed} bytes",
+        found=f"{free} bytes free, or a lower limit on file sizes",
+        hint="Free some space, or write to another disk with -o.",
+    )
+
+
+@contextmanager
+def _signals_raise() -> Iterator[None]:
+    """Let SIGTERM and SIGHUP unwind the stack, as Ctrl-C does, where they would end the process on the spot."""
+
+    def stop(number: int, _frame: FrameType | None) -> None:
+        raise SystemExit(128 + number)
+
+    changed = []
+    if threading.current_thread() is threading.main_thread():
+        for name in ("SIGTERM", "SIGHUP"):
+            number = getattr(signal, name, None)  # Windows has no SIGHUP
+            if number is not None and signal.getsignal(number) == signal.SIG_DFL:
+                signal.signal(number, stop)
+                changed.append(number)
+    try:
+        yield
+    finally:
+        for number in changed:
+            signal.signal(number, signal.SIG_DFL)
+
+
+@contextmanager
+def _temporary(path: Path) -> Iterator[tuple[Path, BinaryIO]]:
+    """A new file beside ``path`` that takes its name at the end, or is removed whatever happens."""
+    temporary = path.absolute().with_name(f".{path.name[:200]}.{secrets.token_hex(4)}.tmp")
+    try:
+        with temporary.open("xb") as file:
+            yield temporary, file
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    if os.name == "posix":  # the new name, too, survives a power cut
+        folder = os.open(path.absolute().parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+
+
+def _write_segments(
+    file: BinaryIO,
+    start: int,
+    total: int,
+    program: Program,
+    tensor_bytes: Callable[[int], bytes],
+    progress: Progress | None,
+) -> list[int]:
+    """Write all segments from ``start`` on; returns the XXH3 of each."""
+    hashes = []
+    file.seek(start)
+    done = start
+    for segment in program.segments:
+        digest = xxhash.xxh3_64()
+        ids = range(segment.first_tensor, segment.first_tensor + segment.tensor_count)
+        at = 0
+        places, size = segment_layout([program.tensors[i] for i in ids])
+        if size != segment.size:
+            raise InvalidIR(
+                f"segment at tensor {segment.first_tensor}", expected=f"{size} bytes", found=str(segment.size)
+            )
+        for i, place in zip(ids, places, strict=True):
+            tensor = program.tensors[i]
+            try:
+                data = tensor_bytes(i)
+            except OSError as error:  # of the source, not of the package
+                raise UsageError(f"cannot read tensor {tensor.name}: {error.strerror or error}") from error
+            if len(data) != tensor.size:
+                raise InvalidIR(f"tensor {tensor.name}", expected=f"{tensor.size} bytes", found=str(len(data)))
+            for part in (bytes(place - at), data):
+                digest.update(part)
+                file.write(part)
+            at = place + len(data)
+            del data, part  # or two tensors would be held while the next one is made
+            if progress is not None:
+                progress(done + at, total)
+        padding = bytes(size - at)
+        digest.update(padding)
+        file.write(padding)
+        hashes.append(digest.intdigest())
+        done += size
+    return hashes
+
+
+def _front(sections: Mapping[Kind, bytes], offsets: Mapping[Kind, int], first_segment: int, total: int) -> bytes:
+    """Everything before the first segment: header, section table, sections, padding."""
+    front = bytearray(first_segment)
+    lay.HEADER.pack_into(front, 0, lay.MAGIC, *lay.VERSION, lay.HEADER_BYTES, total, lay.SECTION_COUNT, 0)
+    for i, kind in enumerate(Kind):
+        data = sections[kind]
+        front[offsets[kind] : offsets[kind] + len(data)] = data
+        where = lay.HEADER.size + i * lay.SECTION.size
+        lay.SECTION.pack_into(front, where, kind, 0, offsets[kind], len(data), xxhash.xxh3_64_intdigest(data))
+    digest = xxhash.xxh3_64_digest(bytes(front[: lay.HEADER_HASHED]))  # canonical form: big-endian
+    front[lay.HEADER_HASHED : lay.HEADER_BYTES] = digest
+    return bytes(front)
+
+
+def _section_offsets(sections: Mapping[Kind, bytes]) -> tuple[dict[Kind, int], int]:
+    offsets, end = {}, lay.HEADER_BYTES
+    for kind in Kind:
+        offsets[kind] = round_up(end, lay.SECTION_ALIGN)
+        end = offsets[kind] + len(sections[kind])
+    return offsets, end
+
+
+def _sections(
+    program: Program,
+    plans: Sequence[Plan],
+    images: Sequence[KernelImage],
+    tokenizer: bytes,
+    chat: str,
+    meta: Mapping[str, Any],
+) -> dict[Kind, bytes]:
+    """All sections; SEGMENTS has its size but not yet its bytes."""
+    names = [tensor.name.encode() for tensor in program.tensors]
+    return {
+        Kind.META: json.dumps(meta, sort_keys=True, separators=(",", ":"), allow_nan=False).encode(),
+        Kind.NAMES: b"".join(names),
+        Kind.TENSORS: _tensor_table(program, names),
+        Kind.SEGMENTS: bytes(lay.SEGMENT.size * len(program.segments)),
+        Kind.BUFFERS: b"".join(lay.BUFFER.pack(b.kind, b.scope, 0, b.width, 0) for b in program.buffers),
+        Kind.CACHES: b"".join(
+            lay.CACHE.pack(c.kv_heads, c.head_dim, c.window, c.format, bytes(3)) for c in program.caches
+        ),
+        Kind.STEPS: _step_table(program),
+        Kind.PROGRAM: lay.PROGRAM.pack(program.head_first, program.steps[-1].out, program.vocab, bytes(20)),
+        Kind.PLANS: _plan_table(plans),
+        Kind.PLACEMENTS: b"".join(
+            lay.PLACEMENT.pack(p.tier, p.device, 0, 0, p.offset) for plan in plans for p in plan.placements
+        ),
+        Kind.OFFSETS: b"".join(
+            lay.OFFSET.pack(offset) for plan in plans for offset in (*plan.buffer_offsets, *plan.cache_offsets)
+        ),
+        Kind.SCHEDULE: b"".join(lay.EVENT.pack(e.action, 0, e.a, e.b, e.c) for plan in plans for e in plan.schedule),
+        Kind.KERNELS: b"".join(lay.KERNEL.pack(k.op, k.format, 0, k.rows, k.cols, bytes(20)) for k in program.kernels),
+        **_image_sections(images),
+        Kind.TOKENIZER: tokenizer,
+        Kind.CHAT: chat.encode(),
+    }
+
+
+def _tensor_table(program: Program, names: Sequence[bytes]) -> bytes:
+    table = bytearray()
+    name_offset = 0
+    for index, segment in enumerate(program.segments):
+        ids = range(segment.first_tensor, segment.first_tensor + segment.tensor_count)
+        places, _ = segment_layout([program.tensors[i] for i in ids])
+        for i, place in zip(ids, places, strict=True):
+            t = program.tensors[i]
+            table += lay.TENSOR.pack(
+                *(name_offset, len(names[i]), t.format, int(not t.is_vector), t.rows, t.cols, index, 0),
+                *(place, t.size, bytes(24)),
+            )
+            name_offset += len(names[i])
+    return bytes(table)
+
+
+def _segment_table(program: Program, start: int, hashes: Sequence[int]) -> bytes:
+    table = bytearray()
+    for segment, digest in zip(program.segments, hashes, strict=True):
+        table += lay.SEGMENT.pack(start, segment.size, digest, segment.first_tensor, segment.tensor_count)
+        start += segment.size
+    return bytes(table)
+
+
+def _step_table(program: Program) -> bytes:
+    table = bytearray()
+    for s in program.steps:
+        inputs = (*s.inputs, *(NONE,) * (3 - len(s.inputs)))
+        ints = (*s.ints, *(0,) * (6 - len(s.ints)))
+        floats = lay.FLOATS.pack(*s.floats, *(0.0,) * (4 - len(s.floats)))
+        table += lay.STEP.pack(s.op, 0, s.layer, s.kernel, *inputs, s.out, s.weight, s.bias, *ints, floats, bytes(20))
+    return bytes(table)
+
+
+def _plan_table(plans: Sequence[Plan]) -> bytes:
+    table = bytearray()
+    first = 0
+    for p in plans:
+        table += lay.PLAN.pack(
+            *(p.arena_bytes, p.vram_bytes, p.context, p.batch, p.head_batch, 0, p.tokenizer_offset),
+            *(first, len(p.schedule), p.disk_bytes_per_token),
+            *(p.decode_tokens_per_s, p.prefill_tokens_per_s, p.first_token_s, bytes(48)),
+        )
+        first += len(p.schedule)
+    return bytes(table)
+
+
+def _image_sections(images: Sequence[KernelImage]) -> dict[Kind, bytes]:
+    table = bytearray(lay.IMAGES_HEAD.pack(len(images), 0, 0))
+    code = bytearray()
+    for image in images:
+        code += bytes(round_up(len(code), 64) - len(code))
+        table += lay.IMAGE.pack(image.isa, 0, len(code), len(image.code), 0)
+        code += image.code
+    for image in images:
+        table += b"".join(lay.ENTRY.pack(entry.offset, entry.maker, bytes(3)) for entry in image.entries)
+    return {Kind.IMAGES: bytes(table), Kind.CODE: bytes(code)}
