@@ -251,21 +251,22 @@ def _read_header(path: Path) -> dict[str, _Entry]:
 def _read_entry(path: Path, name: str, record: object, data_start: int) -> _Entry:
     if not isinstance(record, dict):
         raise _corrupt(path, f"header of tensor {name}", "an object", type(record).__name__)
-    dtype, shape, span = (record.get(key) for key in ("dtype", "shape", "data_offsets"))
+    dtype, shape, span = record.get("dtype"), _naturals(record.get("shape")), _naturals(record.get("data_offsets"))
     if not isinstance(dtype, str) or dtype not in _ITEM_BYTES:
         raise _corrupt(path, f"dtype of tensor {name}", " or ".join(_FORMATS), json.dumps(dtype))
-    if not _naturals(shape):
-        raise _corrupt(path, f"shape of tensor {name}", "whole numbers", json.dumps(shape))
-    if not _naturals(span) or len(span) != 2:
-        raise _corrupt(path, f"data_offsets of tensor {name}", "two whole numbers", json.dumps(span))
+    if shape is None:
+        raise _corrupt(path, f"shape of tensor {name}", "whole numbers", json.dumps(record.get("shape")))
+    if span is None or len(span) != 2:
+        raise _corrupt(path, f"data_offsets of {name}", "two whole numbers", json.dumps(record.get("data_offsets")))
     size = math.prod(shape) * _ITEM_BYTES[dtype]
     if span[1] - span[0] != size:
         raise _corrupt(path, f"size of tensor {name}", f"{size} bytes", str(span[1] - span[0]))
-    return _Entry(path, dtype, tuple(shape), data_start + span[0], size)
+    return _Entry(path, dtype, shape, data_start + span[0], size)
 
 
-def _naturals(value: object) -> bool:
-    return isinstance(value, list) and all(type(item) is int and item >= 0 for item in value)
+def _naturals(value: object) -> tuple[int, ...] | None:
+    whole = isinstance(value, list) and all(type(item) is int and item >= 0 for item in value)
+    return tuple(value) if isinstance(value, list) and whole else None
 
 
 def _refuse_non_finite(name: str, bad: npt.NDArray[np.bool_]) -> None:

@@ -16,8 +16,8 @@ from n730c.ir.verify import verify
 def load_model(folder: Path) -> tuple[Graph, Checkpoint]:
     """Trace the model in ``folder``; its weights stay on the disk until they are asked for.
 
-    Every param of the graph names a tensor of the checkpoint that exists, has that shape and a dtype that is understood;
-    tied tensors are named once. Raises UnsupportedModel, in one line, for anything damaged or not understood.
+    Every param of the graph names a tensor of the checkpoint that has that shape and a dtype that is understood; tied
+    tensors are named once. Raises UnsupportedModel, in one line, for anything damaged or not understood.
     """
     checkpoint = open_checkpoint(folder)
     # torch takes seconds to load: only after a broken folder has been refused

@@ -72,15 +72,17 @@ def _attention_function(
     sliding_window: int | None = None,
     **others: Any,
 ) -> tuple[torch.Tensor, None]:
-    unknown = sorted(name for name, value in others.items() if value is not None and name not in _HARMLESS)
+    given = {name for name, value in others.items() if value is not None and value is not False}
+    unknown = sorted(given - _HARMLESS)
     if not getattr(module, "is_causal", True) or others.get("is_causal") is False:
         unknown.append("bidirectional (not causal) attention")
     if attention_mask is not None:
         unknown.append("attention_mask")
     if unknown:
         raise UnsupportedModel(
-            f"attention in {type(module).__name__} uses {', '.join(unknown)}",
-            hint="The compiler knows causal attention with a scale and grouped query heads.",
+            f"attention of layer {getattr(module, 'layer_idx', '?')} ({type(module).__name__})",
+            expected="causal attention with a scale and grouped query heads, nothing else",
+            found=", ".join(unknown),
         )
     scale = float(scaling) if scaling is not None else query.shape[-1] ** -0.5
     return torch.ops.n730.attention(query, key, value, scale, int(sliding_window or 0)), None
@@ -132,7 +134,7 @@ def trace(settings: Mapping[str, Any]) -> Trace:
 
 def _read_config(settings: Mapping[str, Any]) -> Any:
     model_type = settings.get("model_type")
-    if model_type not in transformers.CONFIG_MAPPING:
+    if not isinstance(model_type, str) or model_type not in transformers.CONFIG_MAPPING:
         raise UnsupportedModel(
             f"unknown architecture {model_type!r} (model_type in config.json)",
             expected="one that transformers knows, such as llama or qwen2",
@@ -225,7 +227,7 @@ def _signature(layer: nn.Module) -> tuple[object, ...]:
 
 
 def _untie(model: nn.Module) -> tuple[tuple[str, ...], ...]:
-    """Give every parameter name a tensor of its own, so that the graph keeps the names; returns the groups that were one."""
+    """Give every parameter name a tensor of its own, so that the graph keeps the names; returns the tied groups."""
     groups: dict[int, list[str]] = {}
     for name, parameter in model.named_parameters(remove_duplicate=False):
         groups.setdefault(id(parameter), []).append(name)

@@ -45,7 +45,7 @@ class Const:
 
 @dataclass(frozen=True)
 class Node:
-    """One operation. ``name`` names its result; ``params`` maps a role (``weight``, ``bias``, ``inv_freq``) to a Param or Const."""
+    """One operation. ``name`` names its result; ``params``: (role, name of a Param or Const)."""
 
     name: str
     op: Op

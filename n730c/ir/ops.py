@@ -86,7 +86,8 @@ def _rms_norm(inputs: tuple[Array, ...], params: Mapping[str, Array], attrs: Map
     """Zhang & Sennrich 2019, equation 4, with eps inside the root."""
     x = inputs[0]
     mean = np.mean(x * x, axis=-1, keepdims=True, dtype=np.float32)
-    return params["weight"] * (x * (np.float32(1) / np.sqrt(mean + np.float32(attrs["eps"]))))
+    root: Array = np.sqrt(mean + np.float32(attrs["eps"]))
+    return params["weight"] * (x * (np.float32(1) / root))
 
 
 # --- rope, attention ---
@@ -152,7 +153,7 @@ def _same_width(widths: tuple[int, ...], _: Mapping[str, Shape], __: Mapping[str
 def silu(x: Array) -> Array:
     """x · sigmoid(x), elementwise (float32)."""
     with np.errstate(over="ignore"):  # exp(-x) may overflow to inf; then the quotient is the right zero
-        return x / (np.float32(1) + np.exp(-x))
+        return np.divide(x, np.float32(1) + np.exp(-x), dtype=np.float32)
 
 
 OPS: Mapping[Op, OpSpec] = {

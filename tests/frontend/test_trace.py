@@ -1,0 +1,192 @@
+"""Tracing costs by kinds of layer, names what it refuses, and binds parameters to stored tensors."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import transformers
+from safetensors.numpy import load_file, save_file
+
+from n730c.errors import UnsupportedModel
+from n730c.frontend.layers import assemble
+from n730c.frontend.model import load_model
+from n730c.frontend.trace import trace
+from n730c.ir.core import Op
+from n730c.ir.interpret import interpret
+from tests.frontend.conftest import CONFIGS, TINY
+
+
+def refusal(config: Any) -> str:
+    with pytest.raises(UnsupportedModel) as caught:
+        traced = trace(config if isinstance(config, dict) else config.to_dict())
+        assemble("refused", traced, lambda name: name)
+    text = str(caught.value)
+    assert "\n" not in text
+    return text
+
+
+def test_eighty_layers_trace_as_few_as_three() -> None:
+    def traced_layers(count: int) -> tuple[int, int]:
+        traced = trace(transformers.LlamaConfig(**{**TINY, "num_hidden_layers": count}).to_dict())
+        graph = assemble("deep", traced, lambda name: name)
+        assert sum(node.op is Op.ATTENTION for node in graph.nodes) == count
+        assert [n.layer for n in graph.nodes if n.op is Op.ATTENTION] == list(range(count))
+        return len(traced.traced), sum(str(n.target) == "n730.attention.default" for n in traced.program.graph.nodes)
+
+    assert traced_layers(3) == traced_layers(80) == (2, 2)
+
+
+def test_layers_of_two_kinds_are_told_apart_by_their_modules() -> None:
+    traced = trace(CONFIGS["two_kinds"]().to_dict())
+    assert traced.kinds == (0, 0, 0, 1, 0, 0)
+    graph = assemble("two kinds", traced, lambda name: name)
+    ropes = [sum(n.op is Op.ROPE and n.layer == i for n in graph.nodes) for i in range(6)]
+    assert ropes == [2, 2, 2, 0, 2, 2]
+
+
+def test_a_window_as_long_as_the_context_is_no_window() -> None:
+    config = transformers.MistralConfig(**TINY, sliding_window=128)
+    assemble("mistral", trace(config.to_dict()), lambda name: name)
+
+
+@pytest.mark.parametrize(
+    ("config", "expected"),
+    [
+        (transformers.Gemma2Config(**TINY), r"attention of layer 0 \(Gemma2Attention\).*softcap"),
+        (
+            transformers.GPT2Config(n_embd=48, n_layer=2, n_head=4, vocab_size=97),
+            r"ATen op aten\.embedding in transformer\.wpe \(Embedding\) is not understood.*transformer\.wpe\.weight",
+        ),
+        (
+            transformers.Qwen3Config(**TINY, head_dim=12),
+            r"aten\.pow\.Tensor_Scalar in model\.layers\.0\.self_attn\.q_norm \(Qwen3RMSNorm\)",
+        ),
+        (transformers.LlamaConfig(**TINY, hidden_act="gelu"), r"aten\.gelu in model\.layers\.0\.mlp\.act_fn"),
+        (transformers.MixtralConfig(**TINY), r"aten\.\w+ in model\.layers\.0\.mlp \(MixtralSparseMoeBlock\)"),
+        (
+            transformers.Qwen2Config(**TINY, use_sliding_window=True, max_window_layers=2, sliding_window=16),
+            r"sliding-window attention in model\.layers\.2\.self_attn .*found 16 tokens",
+        ),
+        (
+            transformers.LlamaConfig(
+                **TINY, rope_parameters={"rope_type": "dynamic", "rope_theta": 1e4, "factor": 2.0}
+            ),
+            r"RoPE type 'dynamic': its frequencies depend on the length",
+        ),
+        (
+            transformers.LlamaConfig(
+                **TINY,
+                rope_parameters={
+                    "rope_type": "longrope",
+                    "rope_theta": 1e4,
+                    "factor": 2.0,
+                    "original_max_position_embeddings": 64,
+                    "short_factor": [1.0] * 6,
+                    "long_factor": [2.0] * 6,
+                },
+            ),
+            r"RoPE type 'longrope'",
+        ),
+        (transformers.T5Config(), r"architecture t5 \(expected a causal language model, found another kind\)"),
+        ({"model_type": "no_such_model"}, r"unknown architecture 'no_such_model'"),
+        ({"model_type": ["llama"]}, r"unknown architecture \['llama'\]"),
+        ({}, r"unknown architecture None"),
+        ({"model_type": "own", "auto_map": {"AutoModel": "evil.Model"}}, r"code of its own, which is never executed"),
+        ({**TINY, "model_type": "llama", "num_attention_heads": "four"}, r"config\.json does not describe a llama model"),
+        ({**TINY, "model_type": "llama", "num_hidden_layers": 10**9}, r"num_hidden_layers in config\.json \(expected 1"),
+        ({**TINY, "model_type": "llama", "num_hidden_layers": 0}, r"num_hidden_layers"),
+        ({**TINY, "model_type": "llama", "hidden_act": "no_such"}, r"config\.json does not describe a llama model"),
+        ({**TINY, "model_type": "llama", "quantization_config": {"bits": 4}}, r"quantized already"),
+    ],
+)
+def test_what_is_not_understood_is_refused_in_one_line(config: Any, expected: str) -> None:
+    assert re.search(expected, refusal(config)), refusal(config)
+
+
+def test_nothing_is_printed(capfd: pytest.CaptureFixture[str]) -> None:
+    trace({**TINY, "model_type": "llama", "eos_token_id": 10**6, "no_such_setting": 1})
+    assert capfd.readouterr() == ("", "")
+
+
+# --- binding to the checkpoint ---
+
+
+def copy_with(source: Path, folder: Path, change: Callable[[dict[str, Any]], None], **settings: Any) -> Path:
+    """A copy of a model's folder with other tensors and settings."""
+    tensors = load_file(source / "model.safetensors")
+    change(tensors)
+    save_file(tensors, folder / "model.safetensors")
+    config = json.loads((source / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | settings))
+    return folder
+
+
+def test_tied_embeddings_are_one_tensor(models: Callable[[str], Path], tmp_path: Path) -> None:
+    graph, checkpoint = load_model(models("qwen2_tied"))
+    assert "lm_head.weight" not in checkpoint.names
+    assert graph.node(graph.output).param("weight") == "model.embed_tokens.weight"
+
+    def only_the_head(tensors: dict[str, Any]) -> None:
+        tensors["lm_head.weight"] = tensors.pop("model.embed_tokens.weight")
+
+    graph, _ = load_model(copy_with(models("qwen2_tied"), tmp_path, only_the_head))
+    assert graph.nodes[0].param("weight") == graph.node(graph.output).param("weight") == "lm_head.weight"
+
+
+def test_tied_by_configuration_but_stored_twice(models: Callable[[str], Path], tmp_path: Path) -> None:
+    def twice(tensors: dict[str, Any]) -> None:
+        tensors["lm_head.weight"] = tensors["model.embed_tokens.weight"].copy()
+
+    graph, _ = load_model(copy_with(models("qwen2_tied"), tmp_path, twice))
+    assert graph.node(graph.output).param("weight") == "model.embed_tokens.weight"
+
+    def different(tensors: dict[str, Any]) -> None:
+        tensors["lm_head.weight"] = tensors["model.embed_tokens.weight"] + 1
+
+    graph, _ = load_model(copy_with(models("qwen2_tied"), tmp_path, different))
+    assert graph.node(graph.output).param("weight") == "lm_head.weight"
+
+
+def test_extra_tensors_do_no_harm(models: Callable[[str], Path], tmp_path: Path) -> None:
+    def more(tensors: dict[str, Any]) -> None:
+        tensors["model.layers.0.self_attn.rotary_emb.inv_freq"] = np.ones(6, dtype=np.float64)
+
+    load_model(copy_with(models("llama2"), tmp_path, more))
+
+
+def test_missing_and_misshapen_tensors_are_named(models: Callable[[str], Path], tmp_path: Path) -> None:
+    name = "model.layers.2.mlp.up_proj.weight"
+    with pytest.raises(UnsupportedModel, match=rf"tensor {name} is missing"):
+        load_model(copy_with(models("llama2"), tmp_path, lambda tensors: tensors.pop(name)))
+    with pytest.raises(UnsupportedModel, match="tensor lm_head.weight is missing"):
+        load_model(copy_with(models("qwen2_tied"), tmp_path, lambda _: None, tie_word_embeddings=False))
+
+    def cut(tensors: dict[str, Any]) -> None:
+        tensors[name] = tensors[name][:, :40].copy()
+
+    with pytest.raises(UnsupportedModel, match=rf"tensor {name}: shape \(expected \[80, 48\], found \[80, 40\]\)"):
+        load_model(copy_with(models("llama2"), tmp_path, cut))
+
+    def integers(tensors: dict[str, Any]) -> None:
+        tensors[name] = tensors[name].astype(np.int8)
+
+    with pytest.raises(UnsupportedModel, match=rf"tensor {name}: dtype \(expected F32 or F16 or BF16, found I8\)"):
+        load_model(copy_with(models("llama2"), tmp_path, integers))
+
+
+def test_weights_are_asked_for_one_at_a_time(models: Callable[[str], Path]) -> None:
+    graph, checkpoint = load_model(models("llama2"))
+    asked: list[str] = []
+
+    def weights(name: str) -> Any:
+        asked.append(name)
+        return checkpoint.tensor(name)
+
+    interpret(graph, [1, 2, 3], weights)
+    assert asked == [name for node in graph.nodes for role, name in node.params if role != "inv_freq"]
