@@ -1,0 +1,1 @@
+"""Packages that lie: forged from toy packages, checksums made right again, each with the code that must refuse it."""

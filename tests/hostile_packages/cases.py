@@ -1,0 +1,599 @@
+"""Named hostile packages: what each tries, and the code that must refuse it.
+
+Every lie but those about checksums is told with checksums that fit, so that the rule itself is what refuses it.
+"""
+
+from __future__ import annotations
+
+import json
+import struct
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, NamedTuple
+
+from n730c.artifacts import NONE, Isa, StepOp
+from n730c.dtypes import Format
+from n730c.package.layout import Kind
+from tests.hostile_packages.forge import U64, Forge, in_header, in_section_table, reseal
+from tests.tiny_package import Shape, tiny
+
+PLAIN = Shape(format=Format.INT2, layers=1, hidden=16, heads=2, kv_heads=1, head_dim=8, ffn=8, vocab=260, context=8, batch=2)
+RICH = replace(PLAIN, format=Format.INT4, layers=2, images=(Isa.SSE2, Isa.AVX2), contexts=(4,), tied=True)
+FLOAT = replace(PLAIN, format=Format.BF16, split_silu=True)
+
+
+class Case(NamedTuple):
+    name: str
+    code: str
+    data: bytes
+
+
+@cache
+def good(shape: Shape = RICH) -> bytes:
+    """A package that both validators accept."""
+    with TemporaryDirectory() as folder:
+        return tiny(shape).write(Path(folder) / "good.n730").read_bytes()
+
+
+def cases() -> Iterator[Case]:
+    """All of them, in the order of FORMAT.md, section 5."""
+    for group in (_file, _sections, _meta, _tensors, _segments, _buffers, _steps, _program, _plans, _kernels, _rest):
+        yield from group()
+
+
+def _edited(name: str, code: str, kind: Kind, index: int, shape: Shape = RICH, /, **fields: Any) -> Case:
+    return Case(name, code, Forge(good(shape)).edit(kind, index, **fields).build())
+
+
+def _forged(name: str, code: str, lie: Callable[[Forge], object], shape: Shape = RICH) -> Case:
+    forge = Forge(good(shape))
+    lie(forge)
+    return Case(name, code, forge.build())
+
+
+def _file() -> Iterator[Case]:
+    data = good()
+    yield Case("empty_file", "E_TRUNCATED", b"")
+    yield Case("seven_bytes_of_magic", "E_TRUNCATED", data[:7])
+    yield Case("another_kind_of_file", "E_MAGIC", b"\x7fELF\x02\x01\x01\x00" + bytes(5000))
+    yield Case("text_mode_transfer_turned_crlf_to_lf", "E_MAGIC", data.replace(b"\r\n", b"\n"))
+    yield Case("cut_in_the_header", "E_TRUNCATED", data[:4095])
+    yield Case("only_the_header", "E_TRUNCATED", data[:4096])
+    yield Case("cut_in_the_last_segment", "E_TRUNCATED", data[:-1])
+    yield Case("one_byte_too_many", "E_HEADER", data + b"\0")
+    yield Case("header_checksum_of_zeros", "E_HEADER_CHECKSUM", data[:4088] + bytes(8) + data[4096:])
+    yield Case("next_major_version", "E_VERSION", in_header(data, 8, b"\0\2"))
+    yield Case("next_minor_version", "E_VERSION", in_header(data, 10, b"\0\1"))
+    yield Case("header_size_of_zero", "E_HEADER", in_header(data, 12, bytes(4)))
+    yield Case("file_size_too_small", "E_HEADER", in_header(data, 16, struct.pack(">Q", len(data) - 4096)))
+    yield Case("file_size_of_2_to_the_64", "E_TRUNCATED", in_header(data, 16, b"\xff" * 8))
+    yield Case("sixteen_sections", "E_HEADER", in_header(data, 24, struct.pack(">I", 16)))
+    yield Case("four_billion_sections", "E_HEADER", in_header(data, 24, b"\xff" * 4))
+    yield Case("message_in_reserved_header_bytes", "E_HEADER", in_header(data, 576, b"hello"))
+    yield Case("message_in_the_reserved_word", "E_HEADER", in_header(data, 28, b"\0\0\0\1"))
+
+
+def _sections() -> Iterator[Case]:
+    data = good()
+    first = struct.unpack_from(">IIQQQ", data, 32)
+    meta_end = first[2] + first[3]
+
+    def table(name: str, kind: Kind, **fields: int) -> Case:
+        return Case(name, "E_SECTION", in_section_table(data, kind, **fields))
+
+    yield table("section_kind_twice", Kind.NAMES, number=1)
+    yield table("section_kind_unknown", Kind.CHAT, number=99)
+    yield table("section_reserved_word", Kind.CHAT, reserved=1)
+    yield table("sections_overlap", Kind.NAMES, offset=4096)
+    yield table("section_in_the_header", Kind.META, offset=0)
+    yield table("section_not_aligned", Kind.NAMES, offset=4097)
+    yield table("section_offset_beyond_the_file", Kind.META, offset=1 << 40)
+    yield table("section_offset_plus_size_overflows", Kind.CODE, size=U64 - 63)
+    yield table("section_reaches_beyond_the_file", Kind.CHAT, size=1 << 19)
+    yield table("tensors_of_a_size_that_does_not_divide", Kind.TENSORS, size=65)
+    yield table("two_programs", Kind.PROGRAM, size=64)
+    yield table("no_program", Kind.PROGRAM, size=0)
+    yield table("no_steps", Kind.STEPS, size=0)
+    yield table("no_plans", Kind.PLANS, size=0)
+    yield table("no_segments", Kind.SEGMENTS, size=0)
+    yield table("images_without_their_head", Kind.IMAGES, size=8)
+    yield table("two_hundred_million_tensors", Kind.TENSORS, size=200_000_000 * 64)
+    yield table("names_of_a_terabyte", Kind.NAMES, size=1 << 40)
+    for kind, record in ((Kind.PLACEMENTS, 16), (Kind.OFFSETS, 8)):
+        yield _forged(f"{kind.name.lower()}_too_few", "E_SECTION", lambda f, k=kind, r=record: f.sections[k].__delitem__(slice(-r, None)))
+        yield _forged(f"{kind.name.lower()}_too_many", "E_SECTION", lambda f, k=kind, r=record: f.sections[k].extend(bytes(r)))
+    yield _forged("sixty_five_plans", "E_SECTION", lambda f: f.replace(Kind.PLANS, bytes(65 * 128)))
+    yield _forged("chat_template_of_two_megabytes", "E_SECTION", lambda f: f.replace(Kind.CHAT, b" " * (2 << 20)))
+    yield _forged("kernels_too_many", "E_SECTION", lambda f: f.replace(Kind.KERNELS, bytes(32 * 65_537)))
+    assert meta_end % 64, "the base package must have padding after META"
+    yield Case("message_in_padding_between_sections", "E_SECTION", data[:meta_end] + b"!" + data[meta_end + 1 :])
+    start = Forge(data).first_segment
+    yield Case("message_in_padding_before_segments", "E_SECTION", data[: start - 1] + b"!" + data[start:])
+    yield Case("byte_of_a_name_changed", "E_SECTION_CHECKSUM", data.replace(b"lm_head", b"lm_heab").replace(b"embed_tokens", b"embed_tokenz"))
+    yield Case("checksum_of_a_section_changed", "E_SECTION_CHECKSUM", in_section_table(data, Kind.CODE, hash=0))
+
+
+def _meta() -> Iterator[Case]:
+    texts = {
+        "empty": b"",
+        "no_object": b"[1]",
+        "a_bare_string": b'"{}"',
+        "not_utf8": b'{"a":"\xff"}',
+        "overlong_utf8": b'{"a":"\xc0\xaf"}',
+        "utf8_surrogate": b'{"a":"\xed\xa0\x80"}',
+        "utf16": '{"a":1}'.encode("utf-16"),
+        "byte_order_mark": b"\xef\xbb\xbf{}",
+        "trailing_comma": b'{"a":1,}',
+        "two_objects": b"{}{}",
+        "zero_byte_behind": b"{}\0",
+        "comment": b"{} // hello",
+        "single_quotes": b"{'a':1}",
+        "cut": b'{"a":',
+        "nan": b'{"a":NaN}',
+        "infinity": b'{"a":-Infinity}',
+        "number_beyond_doubles": b'{"a":1e999}',
+        "integer_beyond_doubles": b'{"a":' + b"9" * 400 + b"}",
+        "integer_of_a_million_digits": b'{"a":' + b"9" * 1_000_000 + b"}",
+        "leading_zero": b'{"a":01}',
+        "lone_surrogate": b'{"a":"\\ud800"}',
+        "lone_low_surrogate": b'{"\\udc00":1}',
+        "control_character": b'{"a":"\n"}',
+        "bad_escape": b'{"a":"\\x41"}',
+        "nested_65_deep": b'{"a":' + b"[" * 64 + b"]" * 64 + b"}",
+        "nesting_bomb": b'{"a":' * 1_000_000,
+        "array_bomb": b"[" * 10_000_000,
+        "unclosed_string_of_quotes": b'{"' + b'\\"' * 1_000_000,
+        "closing_brackets_first": b"]" * 100_000 + b"[" * 100_000,
+    }
+    for name, text in texts.items():
+        yield _forged(f"meta_{name}", "E_META", lambda f, t=text: f.replace(Kind.META, t))
+
+
+def _tensors() -> Iterator[Case]:
+    tensors = Kind.TENSORS
+    vector = next(i for i in range(99) if Forge(good()).record(tensors, i).layout == 0)
+    first = Forge(good()).record(tensors, 0)
+    for name, fields in {
+        "name_starts_late": {"name_offset": 1},
+        "name_of_no_bytes": {"name_length": 0},
+        "name_outside_names": {"name_length": 65535},
+        "name_offset_outside_names": {"name_offset": NONE},
+        "format_unknown": {"format": 6},
+        "format_f32_in_a_matrix": {"format": 0},
+        "size_of_another_format": {"format": Format.INT8},
+        "layout_unknown": {"layout": 2},
+        "matrix_called_a_vector": {"layout": 0},
+        "no_rows": {"rows": 0},
+        "no_columns": {"cols": 0},
+        "four_billion_rows": {"rows": NONE},
+        "four_billion_columns": {"cols": NONE},
+        "rows_one_over_the_limit": {"rows": (1 << 24) + 1},
+        "size_zero": {"size": 0},
+        "size_of_2_to_the_64": {"size": U64},
+        "size_one_tile_short": {"size": first.size - 64},
+        "rows_do_not_match_size": {"rows": first.rows + 16},
+        "segment_unknown": {"segment": 99},
+        "offset_not_aligned": {"offset": 32},
+        "reserved_word": {"zero": 1},
+        "reserved_bytes": {"zeros": bytes(23) + b"\1"},
+    }.items():
+        yield _edited(f"tensor_{name}", "E_TENSOR", tensors, 0, **fields)
+    yield _edited("tensor_vector_of_two_rows", "E_TENSOR", tensors, vector, rows=2)
+    yield _edited("tensor_vector_of_f16", "E_TENSOR", tensors, vector, format=1)
+    yield _edited("tensor_names_overlap", "E_TENSOR", tensors, 1, name_offset=0)
+    yield _forged("names_not_utf8", "E_TENSOR", lambda f: f.poke(Kind.NAMES, 0, b"\xff"))
+    yield _forged("names_split_a_character", "E_TENSOR", lambda f: f.poke(Kind.NAMES, first.name_length - 1, b"\xc3\xa9"))
+    yield _forged("names_with_bytes_left_over", "E_TENSOR", lambda f: f.sections[Kind.NAMES].extend(b"x"))
+    yield _forged("no_tensors", "E_TENSOR", lambda f: f.replace(tensors, b""))
+
+
+def _segments() -> Iterator[Case]:
+    segments, tensors = Kind.SEGMENTS, Kind.TENSORS
+    forge = Forge(good())
+    s0, s1 = forge.record(segments, 0), forge.record(segments, 1)
+    for name, fields in {
+        "in_the_header": {"offset": 0},
+        "offset_beyond_the_file": {"offset": U64 - 4095},
+        "leaves_a_gap": {"offset": s0.offset + 4096},
+        "of_no_bytes": {"size": 0},
+        "of_half_a_page": {"size": s0.size - 2048},
+        "of_2_to_the_64_bytes": {"size": U64 - 4095},
+        "eats_the_next_one": {"size": s0.size + s1.size},
+        "starts_at_the_second_tensor": {"first_tensor": 1},
+        "without_tensors": {"tensor_count": 0},
+        "takes_the_next_ones_tensors": {"tensor_count": s0.tensor_count + 1},
+        "of_four_billion_tensors": {"tensor_count": NONE},
+    }.items():
+        yield _edited(f"segment_{name}", "E_SEGMENT", segments, 0, **fields)
+    yield _edited("segments_overlap", "E_SEGMENT", segments, 1, offset=s0.offset)
+    last = forge.count(segments) - 1
+    left = forge.record(segments, last).tensor_count - 1
+    yield _edited("segments_leave_a_tensor_out", "E_SEGMENT", segments, last, tensor_count=left)
+    yield _forged("bytes_behind_the_last_segment", "E_SEGMENT", lambda f: f.weights.extend(bytes(4096)))
+    yield _forged("last_segment_missing", "E_SEGMENT", lambda f: f.weights.__delitem__(slice(-4096, None)))
+    yield _forged("no_segment_bytes_at_all", "E_SEGMENT", lambda f: f.weights.clear())
+    yield _edited("tensor_in_another_segment", "E_SEGMENT", tensors, 0, segment=1)
+    yield _edited("tensors_overlap", "E_SEGMENT", tensors, 1, offset=forge.record(tensors, 1).offset - 64)
+    yield _edited("tensor_at_the_end_of_its_segment", "E_SEGMENT", tensors, 0, offset=s0.size)
+    yield _edited("tensor_offset_plus_size_overflows", "E_SEGMENT", tensors, 0, offset=U64 - 63)
+
+
+def _buffers() -> Iterator[Case]:
+    for name, fields in {
+        "kind_unknown": {"kind": 2},
+        "scope_unknown": {"scope": 2},
+        "of_no_width": {"width": 0},
+        "of_four_billion_elements": {"width": NONE},
+        "reserved_word": {"zero": 1},
+        "reserved_bytes": {"zeros": 1},
+    }.items():
+        yield _edited(f"buffer_{name}", "E_BUFFER", Kind.BUFFERS, 0, **fields)
+    for name, fields in {
+        "without_heads": {"kv_heads": 0},
+        "of_too_many_heads": {"kv_heads": 65537},
+        "of_no_head_dim": {"head_dim": 0},
+        "of_ragged_head_dim": {"head_dim": 12},
+        "of_huge_head_dim": {"head_dim": 1032},
+        "with_a_window": {"window": 4},
+        "of_f32": {"format": 0},
+        "reserved_bytes": {"zeros": b"\0\0\1"},
+    }.items():
+        yield _edited(f"cache_{name}", "E_CACHE", Kind.CACHES, 0, **fields)
+
+
+def _steps() -> Iterator[Case]:
+    forge = Forge(good())
+    buffers, tensors = forge.count(Kind.BUFFERS), forge.count(Kind.TENSORS)
+    nan, inf = struct.pack(">4f", float("nan"), 0, 0, 0), struct.pack(">4f", float("inf"), 0, 0, 0)
+    matrix, vector = 0, forge.record(Kind.STEPS, forge.step(StepOp.ROPE_TABLE)).weight
+    other_layer = forge.record(Kind.STEPS, forge.step(StepOp.ADD, 3)).out
+    logits = forge.record(Kind.PROGRAM, 0).logits
+    head_first = forge.record(Kind.PROGRAM, 0).head_first
+    op = StepOp
+    plain: dict[StepOp, dict[str, dict[str, Any]]] = {
+        op.EMBED: {
+            "op_unknown": {"op": 13},
+            "op_zero": {"op": 0},
+            "op_of_another_shape": {"op": op.LINEAR},
+            "reserved_word": {"zero": 1},
+            "reserved_bytes": {"zeros": b"\1" + bytes(19)},
+            "reads_a_buffer": {"in0": 0},
+            "without_output": {"out": NONE},
+            "output_out_of_range": {"out": buffers},
+            "output_too_narrow": {"out": 1},
+            "weight_out_of_range": {"weight": tensors},
+            "without_weight": {"weight": NONE},
+            "weight_is_a_vector": {"weight": vector},
+            "with_a_bias": {"bias": vector},
+            "kernel_out_of_range": {"kernel": 999},
+            "unused_integer": {"p5": 1},
+            "unused_float": {"floats": bytes(15) + b"\1"},
+            "negative_zero_in_an_unused_float": {"floats": b"\x80" + bytes(15)},
+        },
+        op.RMS_NORM: {
+            "input_out_of_range": {"in0": buffers},
+            "without_input": {"in0": NONE},
+            "input_never_written": {"in0": other_layer},
+            "second_input": {"in1": 0},
+            "in_place": {"out": forge.record(Kind.STEPS, forge.step(op.RMS_NORM)).in0},
+            "weight_is_a_matrix": {"weight": matrix},
+            "eps_zero": {"floats": bytes(16)},
+            "eps_negative": {"floats": struct.pack(">4f", -1e-5, 0, 0, 0)},
+            "eps_nan": {"floats": nan},
+            "writes_the_logits": {"out": logits},
+        },
+        op.QUANTIZE: {"of_another_width": {"out": other_layer}, "reads_the_int8": {"in0": 3}},
+        op.LINEAR: {
+            "reads_floats_for_integer_weights": {"in0": 0},
+            "weight_of_another_shape": {"weight": matrix},
+            "weight_is_a_vector": {"weight": vector},
+            "bias_is_a_matrix": {"bias": matrix},
+            "bias_too_short": {"bias": vector},
+            "bias_out_of_range": {"bias": tensors},
+            "kernel_out_of_range": {"kernel": forge.count(Kind.KERNELS)},
+        },
+        op.ROPE_TABLE: {"scaling_infinite": {"floats": inf}, "weight_is_a_matrix": {"weight": matrix}},
+        op.ROPE: {
+            "without_heads": {"p0": 0},
+            "of_negative_heads": {"p0": -2, "p1": -8},
+            "heads_times_head_dim_overflows": {"p0": 1 << 30, "p1": 1 << 30},
+            "of_odd_rotary_dim": {"p2": 7},
+            "of_rotary_dim_zero": {"p2": 0},
+            "rotary_dim_beyond_head_dim": {"p2": 16},
+            "heads_too_wide": {"p0": 3},
+            "table_too_narrow": {"p2": 4},
+            "writes_its_table": {"out": 1},
+        },
+        op.KV_STORE: {
+            "cache_out_of_range": {"p0": 2},
+            "cache_negative": {"p0": -1},
+            "with_an_output": {"out": 0},
+            "values_too_wide": {"in1": 0},
+        },
+        op.ATTENTION: {
+            "cache_never_stored": {"p0": 1},
+            "cache_out_of_range": {"p0": 1 << 30},
+            "without_heads": {"p1": 0},
+            "of_more_heads_than_its_input": {"p1": 4},
+            "scale_nan": {"floats": nan},
+            "in_place": {"out": forge.record(Kind.STEPS, forge.step(op.ATTENTION)).in0},
+        },
+        op.SILU_MUL: {"inputs_of_different_widths": {"in1": 0}, "output_too_wide": {"out": other_layer}},
+        op.ADD: {"third_input": {"in2": 0}, "reads_its_own_output_first": {"in0": other_layer}},
+    }
+    for step_op, lies in plain.items():
+        for name, fields in lies.items():
+            yield _edited(f"step_{step_op.name.lower()}_{name}", "E_STEP", Kind.STEPS, forge.step(step_op), **fields)
+    last = forge.count(Kind.STEPS) - 1
+    body = forge.record(Kind.STEPS, head_first - 1).out
+    yield _edited("step_body_writes_a_head_buffer", "E_STEP", Kind.STEPS, head_first - 1, out=logits)
+    yield _edited("step_head_writes_a_body_buffer", "E_STEP", Kind.STEPS, head_first, out=body - 3)
+    yield _edited("step_attention_in_the_head", "E_STEP", Kind.PROGRAM, 0, head_first=forge.step(op.ATTENTION))
+    yield _edited("step_embed_in_the_head", "E_STEP", Kind.PROGRAM, 0, head_first=0)
+    yield _edited("step_head_runs_as_body", "E_STEP", Kind.PROGRAM, 0, head_first=last + 1)
+    yield _edited("step_vocab_is_not_the_embeddings_rows", "E_STEP", Kind.PROGRAM, 0, vocab=100_000)
+    bf16 = Forge(good(FLOAT))
+    for step_op in (op.SILU, op.MUL):
+        step = bf16.step(step_op)
+        yield _edited(f"step_{step_op.name.lower()}_reads_another_width", "E_STEP", Kind.STEPS, step, FLOAT, in0=0)
+    yield _edited("step_bf16_linear_in_place", "E_STEP", Kind.STEPS, bf16.step(op.LINEAR), FLOAT, out=2)
+    swapped = bytearray(forge.sections[Kind.STEPS])
+    swapped[0:96], swapped[192:288] = swapped[192:288], swapped[0:96]
+    yield _forged("steps_in_the_wrong_order", "E_STEP", lambda f: f.replace(Kind.STEPS, bytes(swapped)))
+    yield _forged("caches_none_but_attention", "E_STEP", _without_caches)
+
+
+def _without_caches(forge: Forge) -> None:
+    forge.replace(Kind.CACHES, b"")
+    offsets, buffers, plans = forge.sections[Kind.OFFSETS], forge.count(Kind.BUFFERS), forge.count(Kind.PLANS)
+    each = len(offsets) // plans
+    forge.replace(Kind.OFFSETS, b"".join(bytes(offsets[i * each : i * each + 8 * buffers]) for i in range(plans)))
+
+
+def _program() -> Iterator[Case]:
+    forge = Forge(good())
+    record = forge.record(Kind.PROGRAM, 0)
+    head_norm = forge.record(Kind.STEPS, record.head_first).out
+    for name, fields in {
+        "logits_out_of_range": {"logits": forge.count(Kind.BUFFERS)},
+        "logits_nowhere": {"logits": NONE},
+        "logits_are_a_body_buffer": {"logits": 0},
+        "logits_of_another_width": {"logits": head_norm},
+        "reserved_bytes": {"zeros": b"\1" + bytes(19)},
+    }.items():
+        yield _edited(f"program_{name}", "E_PROGRAM", Kind.PROGRAM, 0, **fields)
+
+    def unwritten(f: Forge) -> None:  # a second buffer like the logits, which no step writes
+        f.sections[Kind.BUFFERS] += bytes(f.sections[Kind.BUFFERS][16 * record.logits : 16 * record.logits + 16])
+        each = len(f.sections[Kind.OFFSETS]) // f.count(Kind.PLANS)
+        at = 8 * (f.count(Kind.BUFFERS) - 1)
+        for plan in (1, 0):
+            f.sections[Kind.OFFSETS][plan * each + at : plan * each + at] = bytes(8)
+        f.edit(Kind.PROGRAM, 0, logits=f.count(Kind.BUFFERS) - 1)
+
+    yield _forged("program_logits_never_written", "E_PROGRAM", unwritten)
+
+
+def _plans() -> Iterator[Case]:
+    forge = Forge(good())
+    plan = forge.record(Kind.PLANS, 0)
+    segments, steps = forge.count(Kind.SEGMENTS), forge.count(Kind.STEPS)
+    for name, fields in {
+        "arena_of_no_bytes": {"arena_bytes": 0},
+        "arena_too_small": {"arena_bytes": plan.arena_bytes - 4096},
+        "arena_not_of_pages": {"arena_bytes": plan.arena_bytes + 1},
+        "arena_over_2_to_the_46": {"arena_bytes": (1 << 46) + 4096},
+        "arena_of_2_to_the_64": {"arena_bytes": U64},
+        "with_vram": {"vram_bytes": 4096},
+        "without_context": {"context": 0},
+        "context_too_long_for_its_cache": {"context": 9},
+        "context_of_four_billion": {"context": NONE},
+        "without_batch": {"batch": 0, "head_batch": 0},
+        "batch_too_large": {"batch": 4097},
+        "batch_overruns_the_buffers": {"batch": 64},
+        "without_head_batch": {"head_batch": 0},
+        "head_batch_over_batch": {"head_batch": plan.batch + 1},
+        "reserved_word": {"zero": 1},
+        "reserved_bytes": {"zeros": bytes(47) + b"\1"},
+        "tokenizer_outside_the_arena": {"tokenizer_offset": plan.arena_bytes},
+        "tokenizer_offset_overflows": {"tokenizer_offset": U64 - 63},
+        "tokenizer_on_the_weights": {"tokenizer_offset": 0},
+        "tokenizer_not_aligned": {"tokenizer_offset": plan.tokenizer_offset + 8},
+        "schedule_starts_late": {"first_event": 1},
+        "schedule_of_four_billion_entries": {"event_count": NONE},
+        "schedule_one_entry_short": {"event_count": plan.event_count - 1},
+        "schedule_empty": {"event_count": 0},
+        "speed_nan": {"decode_tokens_per_s": float("nan")},
+        "speed_infinite": {"prefill_tokens_per_s": float("inf")},
+        "time_negative": {"first_token_s": -1.0},
+    }.items():
+        yield _edited(f"plan_{name}", "E_PLAN", Kind.PLANS, 0, **fields)
+    yield _edited("plans_in_the_wrong_order", "E_PLAN", Kind.PLANS, 1, arena_bytes=plan.arena_bytes + 4096)
+    for name, fields in {
+        "streamed": {"tier": 1},
+        "in_vram": {"tier": 2},
+        "on_another_device": {"device": 1},
+        "reserved_word": {"zero": 1},
+        "reserved_bytes": {"zeros": 1},
+        "not_on_a_page": {"offset": 64},
+        "outside_the_arena": {"offset": plan.arena_bytes},
+        "offset_overflows": {"offset": U64 - 4095},
+    }.items():
+        yield _edited(f"placement_{name}", "E_PLAN", Kind.PLACEMENTS, 0, **fields)
+    yield _edited("placements_overlap", "E_PLAN", Kind.PLACEMENTS, 1, offset=forge.record(Kind.PLACEMENTS, 0).offset)
+    offsets = list(struct.iter_unpack(">Q", forge.sections[Kind.OFFSETS]))
+    buffers = forge.count(Kind.BUFFERS)
+    last_cache = buffers + forge.count(Kind.CACHES) - 1
+    step = forge.record(Kind.STEPS, forge.step(StepOp.SILU_MUL))
+    head = forge.record(Kind.STEPS, forge.record(Kind.PROGRAM, 0).head_first)
+    for name, index, offset in (
+        ("buffer_not_aligned", 0, offsets[0][0] + 8),
+        ("buffer_outside_the_arena", 0, plan.arena_bytes),
+        ("buffer_offset_overflows", 0, U64 - 63),
+        ("buffer_on_the_weights", 0, 0),
+        ("buffer_on_a_cache", 0, offsets[buffers][0]),
+        ("buffer_on_the_tokenizer", 0, plan.tokenizer_offset),
+        ("buffers_alive_together_share_bytes", step.in1, offsets[step.in0][0]),
+        ("output_shares_bytes_with_an_input", step.out, offsets[step.in0][0]),
+        ("output_overlaps_an_inputs_tail", step.out, offsets[step.in0][0] + 64),
+        ("head_buffer_over_what_the_head_reads", head.out, offsets[head.in0][0]),
+        ("table_of_all_layers_overwritten", 1, offsets[step.out][0]),
+        ("cache_not_aligned", last_cache, offsets[last_cache][0] + 8),
+        ("cache_outside_the_arena", last_cache, plan.arena_bytes),
+        ("caches_overlap", last_cache, offsets[last_cache - 1][0]),
+        ("second_plan_buffer_on_the_weights", last_cache + 1, 0),
+    ):
+        yield _forged(f"plan_{name}", "E_PLAN", lambda f, i=index, o=offset: f.poke(Kind.OFFSETS, 8 * i, struct.pack(">Q", o)))
+    for name, index, fields in (
+        ("misses_a_load", 0, {"a": 1}),
+        ("loads_twice", 1, {"a": 0}),
+        ("runs_before_loading", 0, {"action": 2, "a": 0, "b": steps}),
+        ("action_unknown", 0, {"action": 5}),
+        ("streams", 0, {"action": 3}),
+        ("waits", segments, {"action": 4}),
+        ("reserved_word", 0, {"zero": 1}),
+        ("load_with_a_slot", 0, {"b": 1}),
+        ("load_with_c", 0, {"c": 1}),
+        ("run_with_c", segments, {"c": 1}),
+        ("skips_the_first_step", segments, {"a": 1}),
+        ("runs_no_steps", segments, {"b": 0}),
+        ("runs_four_billion_steps", segments, {"b": NONE}),
+        ("runs_steps_twice", segments + 1, {"a": 0}),
+        ("stops_early", segments + 1, {"b": 1}),
+    ):
+        yield _edited(f"schedule_{name}", "E_PLAN", Kind.SCHEDULE, index, **fields)
+    yield _forged("schedule_entries_of_no_plan", "E_PLAN", lambda f: f.sections[Kind.SCHEDULE].extend(bytes(16)))
+
+
+def _kernels() -> Iterator[Case]:
+    forge = Forge(good())
+    k0 = forge.record(Kind.KERNELS, 0)
+    for name, fields in {
+        "of_another_op": {"op": StepOp.ADD},
+        "of_format_f32": {"format": 0},
+        "of_unknown_format": {"format": 6},
+        "of_another_format": {"format": Format.INT8},
+        "of_other_rows": {"rows": k0.rows + 1},
+        "of_other_columns": {"cols": k0.cols + 1},
+        "without_rows": {"rows": 0},
+        "of_four_billion_columns": {"cols": NONE},
+        "reserved_word": {"zero": 1},
+        "reserved_bytes": {"zeros": bytes(19) + b"\1"},
+    }.items():
+        yield _edited(f"kernel_{name}", "E_KERNEL", Kind.KERNELS, 0, **fields)
+    other = forge.step(StepOp.LINEAR)
+    yield _edited("kernel_of_another_shape", "E_KERNEL", Kind.STEPS, other, kernel=forge.count(Kind.KERNELS) - 1)
+    yield _edited("kernel_for_a_step_that_is_no_linear", "E_KERNEL", Kind.STEPS, 0, kernel=0)
+
+
+def _rest() -> Iterator[Case]:
+    forge = Forge(good())
+    kernels = forge.count(Kind.KERNELS)
+    isa0, size0, entry0, entry1 = 16, 32, 16 + 64, 16 + 64 + 8
+    code = len(forge.sections[Kind.CODE])
+    size = struct.unpack_from(">Q", forge.sections[Kind.IMAGES], size0)[0]
+    for name, at, data in (
+        ("count_of_four_billion", 0, b"\xff" * 4),
+        ("count_one_short", 0, b"\0\0\0\1"),
+        ("count_zero_with_records", 0, bytes(4)),
+        ("reserved_word", 4, b"\0\0\0\1"),
+        ("reserved_bytes", 15, b"\1"),
+        ("isa_unknown", isa0, b"\0\0\0\2"),
+        ("isa_twice", isa0, b"\0\0\0\1"),
+        ("record_reserved_word", isa0 + 4, b"\0\0\0\1"),
+        ("record_reserved_bytes", isa0 + 31, b"\1"),
+        ("offset_not_where_it_must_be", isa0 + 8, struct.pack(">Q", 64)),
+        ("of_no_bytes", size0, bytes(8)),
+        ("of_2_to_the_64_bytes", size0, b"\xff" * 8),
+        ("larger_than_code", size0, struct.pack(">Q", code + 1)),
+        ("overlaps_the_next", size0, struct.pack(">Q", size + 64)),
+        ("entry_outside_the_image", entry1, struct.pack(">I", size)),
+        ("entry_in_the_next_image", entry1, struct.pack(">I", size + 64)),
+        ("entry_missing_but_made", entry1, b"\xff" * 4),
+        ("entry_there_but_made_by_nobody", entry1 + 4, b"\0"),
+        ("entry_made_by_an_unknown_maker", entry1 + 4, b"\3"),
+        ("entry_reserved_bytes", entry0 + 7, b"\1"),
+    ):
+        yield _forged(f"image_{name}", "E_IMAGE", lambda f, a=at, d=data: f.poke(Kind.IMAGES, a, d))
+    assert size % 64, "the base package must have a gap between its images"
+    yield _forged("image_message_in_the_gap_of_code", "E_IMAGE", lambda f: f.poke(Kind.CODE, size, b"!"))
+    yield _forged("code_behind_the_last_image", "E_IMAGE", lambda f: f.sections[Kind.CODE].extend(b"!"))
+    yield _forged("image_entries_missing", "E_IMAGE", lambda f: f.sections[Kind.IMAGES].__delitem__(slice(-8 * kernels, None)))
+    yield _forged("seventeen_images", "E_IMAGE", lambda f: f.replace(Kind.IMAGES, b"\0\0\0\x11" + bytes(12 + 17 * (32 + 8 * kernels))))
+    yield _forged("tokenizer_empty", "E_TOKENIZER", lambda f: f.replace(Kind.TOKENIZER, b""))
+    yield _forged("tokenizer_of_ones", "E_TOKENIZER", lambda f: f.replace(Kind.TOKENIZER, b"\xff" * len(f.sections[Kind.TOKENIZER])))
+    yield _forged("tokenizer_one_byte_short", "E_TOKENIZER", lambda f: f.sections[Kind.TOKENIZER].pop())
+    yield _forged("tokenizer_of_more_tokens_than_the_vocabulary", "E_TOKENIZER", lambda f: f.poke(Kind.TOKENIZER, 4, struct.pack(">I", 261)))
+    yield _forged("chat_template_not_utf8", "E_CHAT", lambda f: f.replace(Kind.CHAT, b"{{ \xff }}"))
+    yield _forged("chat_template_cut_in_a_character", "E_CHAT", lambda f: f.replace(Kind.CHAT, "é".encode()[:1]))
+    data = good()
+    yield Case("byte_of_a_weight_changed", "E_SEGMENT_CHECKSUM", _xor(data, forge.first_segment))
+    yield Case("last_byte_of_the_file_changed", "E_SEGMENT_CHECKSUM", _xor(data, len(data) - 1))
+    yield _edited("segment_checksum_changed", "E_SEGMENT_CHECKSUM", Kind.SEGMENTS, 0, hash=1)
+
+    def message(f: Forge) -> None:
+        f.weights[-1] = 1
+        f.rehash_segments()
+
+    yield _forged("message_in_padding_at_the_end", "E_PADDING", message)
+
+    def between(f: Forge) -> None:  # a hole of 64 bytes between two tensors
+        last = f.count(Kind.TENSORS) - 1
+        record = f.record(Kind.TENSORS, last)
+        at = len(f.weights) - f.record(Kind.SEGMENTS, f.count(Kind.SEGMENTS) - 1).size
+        moved = bytes(f.weights[at + record.offset : at + record.offset + record.size])
+        f.weights[at + record.offset + 64 : at + record.offset + 64 + record.size] = moved
+        f.edit(Kind.TENSORS, last, offset=record.offset + 64)
+        f.weights[at + record.offset : at + record.offset + 64] = bytes(63) + b"!"
+        f.rehash_segments()
+
+    yield _forged("message_between_tensors", "E_PADDING", between)
+
+    def both(f: Forge) -> None:  # dirt in the first segment, damage in the last
+        message_at = f.record(Kind.SEGMENTS, 0).size - 1
+        f.weights[message_at] = 1
+        f.rehash_segments()
+        f.edit(Kind.SEGMENTS, f.count(Kind.SEGMENTS) - 1, hash=0)
+
+    yield _forged("dirt_first_and_damage_later", "E_SEGMENT_CHECKSUM", both)
+
+
+def _xor(data: bytes, at: int) -> bytes:
+    return data[:at] + bytes([data[at] ^ 1]) + data[at + 1 :]
+
+
+def accepted() -> Iterator[tuple[str, bytes]]:
+    """Odd packages that break no rule: both validators must take them."""
+    for name, shape in (("plain", PLAIN), ("rich", RICH), ("float", FLOAT), ("f16", replace(FLOAT, format=Format.F16))):
+        yield name, good(shape)
+    metas = {
+        "empty_object": b"{}",
+        "whitespace": b" \t\r\n{} \n",
+        "nested_64_deep": b'{"a":' + b"[" * 63 + b"]" * 63 + b"}",
+        "brackets_in_strings": json.dumps({"[" * 100: "]{\"\\" * 100}).encode(),
+        "repeated_names": b'{"a":1,"a":2}',
+        "surrogate_pair": b'{"a":"\\ud83d\\ude00"}',
+        "numbers": b'{"a":[-0,1e-999,1.5E+300,18446744073709551616,' + b"9" * 300 + b"]}",
+    }
+    for name, text in metas.items():
+        yield f"meta_{name}", Forge(good()).replace(Kind.META, text).build()
+    yield "chat_empty", Forge(good()).replace(Kind.CHAT, b"").build()
+    forge = Forge(good())
+    step = forge.record(Kind.STEPS, forge.step(StepOp.SILU_MUL))
+    early = forge.record(Kind.STEPS, forge.step(StepOp.ROPE)).in0  # dead long before
+    where = bytes(forge.sections[Kind.OFFSETS][8 * early : 8 * early + 8])
+    yield "dead_buffer_reused", forge.poke(Kind.OFFSETS, 8 * step.out, where).build()
+    forge = Forge(good())
+    yield "no_images", forge.replace(Kind.IMAGES, bytes(16)).replace(Kind.CODE, b"").build()
+    forge = Forge(good())
+    events = forge.sections[Kind.SCHEDULE]
+    segments, steps = forge.count(Kind.SEGMENTS), forge.count(Kind.STEPS)
+    for plan in (1, 0):  # one RUN for all steps
+        at = 16 * (segments + 2) * plan
+        events[at + 16 * segments : at + 16 * (segments + 2)] = struct.pack(">HHIII", 2, 0, 0, steps, 0)
+        forge.edit(Kind.PLANS, plan, event_count=segments + 1, first_event=(segments + 1) * plan)
+    yield "one_run_across_the_head", forge.build()
+    assert reseal(good()) == good()
