@@ -24,6 +24,8 @@ N730_FN void dot_int8(const uint8_t *w, const int8_t *const *x, int n, i32x8 s[]
             __m256i p1 = _mm256_madd_epi16(_mm256_maddubs_epi16(a1, _mm256_sign_epi8(b, v1)), ones);
             s[c][0] = u ? i8_add(s[c][0], p0) : p0;
             s[c][1] = u ? i8_add(s[c][1], p1) : p1;
+            i8_fence(&s[c][0]);
+            i8_fence(&s[c][1]);
         }
     }
 }
@@ -41,6 +43,8 @@ N730_FN void dot_int4(const uint8_t *w, const int8_t *const *x, int n, i32x8 s[]
             __m256i p1 = _mm256_add_epi16(_mm256_maddubs_epi16(h1, bh), _mm256_maddubs_epi16(l1, bl));
             s[c][0] = u ? _mm256_add_epi16(s[c][0], p0) : p0;
             s[c][1] = u ? _mm256_add_epi16(s[c][1], p1) : p1;
+            i8_fence(&s[c][0]);
+            i8_fence(&s[c][1]);
         }
     }
     N730_UNROLL for (int c = 0; c < n; c++) {
@@ -62,6 +66,8 @@ N730_FN void dot_int2(const uint8_t *w, const int8_t *const *x, int n, i32x8 s[]
                 __m256i p0 = _mm256_maddubs_epi16(q0, b), p1 = _mm256_maddubs_epi16(q1, b);
                 s[c][0] = u | f ? _mm256_add_epi16(s[c][0], p0) : p0;
                 s[c][1] = u | f ? _mm256_add_epi16(s[c][1], p1) : p1;
+                i8_fence(&s[c][0]);
+                i8_fence(&s[c][1]);
             }
         }
     }
@@ -98,8 +104,10 @@ N730_FN void dot_field(const uint8_t *unit, int bits, int shift, const int8_t *c
         i32x8 v = i8_load(unit + 32 * h);
         pairs lo = bits == 8 ? widen(v.lo) : field(v.lo, bits, shift);
         pairs hi = bits == 8 ? widen(v.hi) : field(v.hi, bits, shift);
-        N730_UNROLL for (int c = 0; c < n; c++)
+        N730_UNROLL for (int c = 0; c < n; c++) {
             s[c][h] = i8_add(s[c][h], i8_pair(madd_pairs(lo, b[c]), madd_pairs(hi, b[c])));
+            i8_fence(&s[c][h]);
+        }
     }
 }
 N730_FN void dot_fields(const uint8_t *w, int bits, const int8_t *const *x, int n, i32x8 s[][2]) {

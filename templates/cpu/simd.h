@@ -16,6 +16,9 @@
 #define N730_FN static inline __attribute__((always_inline, unused))
 /* Loops over columns and halves have constant small counts and index arrays of registers: they must vanish. */
 #define N730_UNROLL _Pragma("GCC unroll 16")
+/* An accumulator must be finished here: without this fence GCC postpones all additions of an unrolled loop to its end
+ * and keeps every addend on the stack. It emits no instruction. */
+#define N730_FENCE(v) __asm__("" : "+x"(v))
 
 N730_FN int32_t load_i32(const void *p) {
     int32_t v;
@@ -71,6 +74,7 @@ N730_FN i32x8 i8_zero(void) { return _mm256_setzero_si256(); }
 N730_FN i32x8 i8_set(int32_t x) { return _mm256_set1_epi32(x); }
 N730_FN i32x8 i8_add(i32x8 a, i32x8 b) { return _mm256_add_epi32(a, b); }
 N730_FN i32x8 i8_sub(i32x8 a, i32x8 b) { return _mm256_sub_epi32(a, b); }
+N730_FN void i8_fence(i32x8 *a) { N730_FENCE(*a); }
 N730_FN f32x8 i8_to_f8(i32x8 a) { return _mm256_cvtepi32_ps(a); }
 N730_FN i32x8 f8_round(f32x8 a) { return _mm256_cvtps_epi32(a); } /* half to even */
 N730_FN f32x8 f8_scale2(f32x8 a, i32x8 n) {                       /* a × 2^n, n in −126 … 127 */
@@ -151,6 +155,10 @@ N730_FN i32x8 i8_set(int32_t x) { return i8_pair(_mm_set1_epi32(x), _mm_set1_epi
 N730_FN i32x8 i8_zero(void) { return i8_set(0); }
 N730_FN i32x8 i8_add(i32x8 a, i32x8 b) { return i8_pair(_mm_add_epi32(a.lo, b.lo), _mm_add_epi32(a.hi, b.hi)); }
 N730_FN i32x8 i8_sub(i32x8 a, i32x8 b) { return i8_pair(_mm_sub_epi32(a.lo, b.lo), _mm_sub_epi32(a.hi, b.hi)); }
+N730_FN void i8_fence(i32x8 *a) {
+    N730_FENCE(a->lo);
+    N730_FENCE(a->hi);
+}
 N730_FN f32x8 i8_to_f8(i32x8 a) { return f8_pair(_mm_cvtepi32_ps(a.lo), _mm_cvtepi32_ps(a.hi)); }
 N730_FN i32x8 f8_round(f32x8 a) { return i8_pair(_mm_cvtps_epi32(a.lo), _mm_cvtps_epi32(a.hi)); } /* half to even */
 N730_FN f32x8 f8_cast(i32x8 a) { return f8_pair(_mm_castsi128_ps(a.lo), _mm_castsi128_ps(a.hi)); }

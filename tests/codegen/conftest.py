@@ -1,0 +1,88 @@
+"""The built-in kernels of both instruction sets as shared libraries, called through ctypes."""
+
+from __future__ import annotations
+
+import ctypes
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from n730c.artifacts import Isa, StepOp
+from n730c.codegen.native import PROTOTYPE, Call, Kernel, host_isa
+from n730c.dtypes import Format
+
+ROOT = Path(__file__).resolve().parents[2]
+FLAGS = {Isa.SSE2: [], Isa.AVX2: ["-mavx2", "-mfma", "-mf16c"]}
+
+Lookup = Callable[[Isa, StepOp, Format], Kernel]
+
+
+def compile_builtin(isa: Isa, output: Path, *extra: str) -> Path:
+    name = isa.name.lower()
+    source = ROOT / f"runtime/src/builtin_kernels_{name}.c"
+    flags = ["-O2", "-ffp-contract=off", "-Wall", "-Wextra", "-Werror", *FLAGS[isa], *extra]
+    subprocess.run(["gcc", *flags, f"-I{ROOT / 'templates/cpu'}", str(source), "-o", str(output)], check=True)
+    return output
+
+
+@pytest.fixture(scope="session")
+def builtin(tmp_path_factory: pytest.TempPathFactory) -> Lookup:
+    folder = tmp_path_factory.mktemp("builtin")
+    lookups = {}
+    for isa in Isa:
+        library = ctypes.CDLL(str(compile_builtin(isa, folder / f"{isa.name}.so", "-shared", "-fPIC")))
+        lookup = getattr(library, f"n730_builtin_{isa.name.lower()}")
+        lookup.restype, lookup.argtypes = ctypes.c_void_p, (ctypes.c_uint16, ctypes.c_uint8)
+        lookups[isa] = lookup
+
+    def find(isa: Isa, op: StepOp, fmt: Format = Format.F32) -> Kernel:
+        if isa > host_isa():
+            pytest.skip(f"this CPU has no {isa.name}")
+        address = lookups[isa](op, fmt)
+        assert address, f"no built-in kernel for {op.name} {fmt.name}"
+        return PROTOTYPE(address)
+
+    return find
+
+
+class Run:
+    """Builds one call from numpy arrays; ``go`` runs it in the given ranges of work items."""
+
+    def __init__(self, out: np.ndarray, *inputs: np.ndarray, **numbers: object) -> None:
+        self.call = Call()
+        self.keep = [out, *inputs]
+        for i, array in enumerate(inputs):
+            self.call.inputs[i] = array.ctypes.data
+            self.call.in_stride[i] = array.strides[0]
+        self.call.out, self.call.out_stride = out.ctypes.data, out.strides[0]
+        self.call.tokens = len(out)
+        for name, value in numbers.items():
+            if isinstance(value, np.ndarray):
+                self.keep.append(value)
+                value = value.ctypes.data
+            if name == "f0":
+                self.call.f[0] = value
+            else:
+                setattr(self.call, name, value)
+
+    def go(self, kernel: Kernel, *cuts: int) -> None:
+        for begin, end in zip(cuts, cuts[1:], strict=False):
+            kernel(ctypes.byref(self.call), begin, end)
+
+
+def aligned(data: bytes, room: int = 0) -> np.ndarray:
+    """A copy of the bytes that starts at a multiple of 64, with nothing readable assumed behind it."""
+    raw = np.zeros(len(data) + 64 + room, np.uint8)
+    start = -raw.ctypes.data % 64
+    view = raw[start : start + len(data)]
+    view[:] = np.frombuffer(data, np.uint8)
+    return view
+
+
+def strided(tokens: int, width: int, fill: float = 0.0) -> np.ndarray:
+    """f32[tokens, width] with each token at a multiple of 64 bytes, as the runtime's buffers."""
+    padded = -(-width // 16) * 16
+    return np.full((tokens, padded), fill, np.float32)[:, :width]

@@ -1,0 +1,136 @@
+"""numpy references of the kernels, float operation by float operation as FORMAT.md, section 4, orders them."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from n730c.dtypes import Format, round_up
+from n730c.quant.formats import unpack, values
+
+f32 = np.float32
+
+
+def quantize(x: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """f32[t, width] → (i8[t, padded], f32 scales[t, groups], i32 sums[t, groups])."""
+    tokens, width = x.shape
+    padded = round_up(width, 32)
+    groups = np.zeros((tokens, padded), f32)
+    groups[:, :width] = x
+    groups = groups.reshape(tokens, -1, 32)
+    with np.errstate(all="ignore"):
+        m = np.fmax.reduce(np.abs(groups), axis=2, initial=f32(0))
+        inverse = np.where(m > 0, f32(127) / m, f32(0)).astype(f32)
+        t = np.nan_to_num(groups * inverse[:, :, None], nan=0.0, posinf=127, neginf=-127)
+    q = np.rint(np.clip(t, -127, 127)).astype(np.int8)
+    return q.reshape(tokens, padded), (m / f32(127)).astype(f32), q.sum(axis=2, dtype=np.int32)
+
+
+def q8_bytes(x: np.ndarray, stride: int) -> np.ndarray:
+    """The Q8 buffer of f32[t, width]: u8[t, stride]."""
+    out = np.zeros((len(x), stride), np.uint8)
+    for row, q, scales, sums in zip(out, *quantize(x), strict=True):
+        flat = np.concatenate([q.view(np.uint8), scales.view(np.uint8), sums.view(np.uint8)])
+        row[: len(flat)] = flat
+    return out
+
+
+def linear(fmt: Format, data: bytes, rows: int, cols: int, x: np.ndarray, bias: np.ndarray | None) -> np.ndarray:
+    """f32[t, cols] → f32[t, rows]; integer formats quantize x first."""
+    fields, scales = unpack(fmt, data, rows, cols)
+    with np.errstate(all="ignore"):
+        if scales is None:
+            w = fields.view(np.float16).astype(f32) if fmt is Format.F16 else (fields.astype(np.uint32) << 16).view(f32)
+            parts = np.zeros((2, len(x), rows), f32)
+            for k in range(cols):
+                parts[k % 2] = parts[k % 2] + w[:, k][None, :] * x[:, k][:, None]
+            out = parts[0] + parts[1]
+        else:
+            q, xs, _ = quantize(x)
+            padded = np.zeros((rows, q.shape[1]), np.int64)
+            padded[:, :cols] = values(fmt, fields)
+            out = np.zeros((len(x), rows), f32)
+            for g in range(q.shape[1] // 32):
+                at = slice(32 * g, 32 * g + 32)
+                exact = q[:, at].astype(np.int64) @ padded[:, at].T
+                out = out + exact.astype(f32) * (scales[:, g].astype(f32)[None, :] * xs[:, g][:, None])
+        return out if bias is None else out + bias[None, :]
+
+
+def sum8(x: np.ndarray) -> f32:
+    """Sum of f32[n] by eight partial sums."""
+    s = np.zeros(8, f32)
+    for k in range(0, len(x), 8):
+        part = x[k : k + 8]
+        s[: len(part)] = s[: len(part)] + part
+    return ((s[0] + s[4]) + (s[2] + s[6])) + ((s[1] + s[5]) + (s[3] + s[7]))
+
+
+def rms_norm(x: np.ndarray, w: np.ndarray, eps: float) -> np.ndarray:
+    out = np.empty_like(x)
+    for t, row in enumerate(x):
+        r = f32(1) / np.sqrt(sum8(row * row) / f32(len(row)) + f32(eps))
+        out[t] = w * (row * r)
+    return out
+
+
+def exp(x: np.ndarray) -> np.ndarray:
+    """templates/cpu/exp.h."""
+    c = [f32(float.fromhex(h)) for h in ("0x1.fffffcp-2", "0x1.55549p-3", "0x1.5558fap-5", "0x1.123b6ap-7", "0x1.6a21acp-10")]
+    nan, magic = np.isnan(x), f32(12582912.0)
+    x = np.minimum(np.maximum(np.where(nan, f32(0), x), f32(-87)), f32(88)).astype(f32)
+    k = (x * f32(1.44269504) + magic) - magic
+    r = (x - k * f32(0.693359375)) - k * f32(-2.12194440e-4)
+    q = c[4]
+    for i in (3, 2, 1, 0):
+        q = q * r + c[i]
+    y = (q * (r * r) + r) + f32(1)
+    return np.where(nan, f32(np.nan), np.ldexp(y, k.astype(np.int32))).astype(f32)
+
+
+def silu(x: np.ndarray) -> np.ndarray:
+    return x / (f32(1) + exp(-x))
+
+
+def rope_table(positions: range, inv_freq: np.ndarray, scaling: float) -> np.ndarray:
+    rows = []
+    for position in positions:
+        angles = [float(f32(position) * f) for f in inv_freq]
+        rows.append([f32(math.cos(a)) * f32(scaling) for a in angles] + [f32(math.sin(a)) * f32(scaling) for a in angles])
+    return np.array(rows, f32)
+
+
+def rope(x: np.ndarray, table: np.ndarray, heads: int, dim: int, rotary: int) -> np.ndarray:
+    n = rotary // 2
+    out = x.reshape(len(x), heads, dim).copy()
+    a, b = out[:, :, :n].copy(), out[:, :, n : 2 * n].copy()
+    c, s = table[:, None, :n], table[:, None, n:]
+    out[:, :, :n] = a * c - b * s
+    out[:, :, n : 2 * n] = b * c + a * s
+    return out.reshape(x.shape)
+
+
+def attention(q: np.ndarray, k: np.ndarray, v: np.ndarray, heads: int, position: int, scale: float) -> np.ndarray:
+    """q f32[t, heads × dim]; k, v f16[kv_heads, context, dim]; the order of attention.h."""
+    kv_heads, _, dim = k.shape
+    out = np.zeros_like(q)
+    for t in range(len(q)):
+        for h in range(heads):
+            kh, vh = (c[h // (heads // kv_heads), : position + t + 1].astype(f32) for c in (k, v))
+            query = q[t, h * dim : (h + 1) * dim]
+            total, acc, maximum = np.zeros(8, f32), np.zeros(dim, f32), f32(0)
+            for first in range(0, len(kh), 64):
+                scores = np.array([f32(scale) * sum8(query * row) for row in kh[first : first + 64]], f32)
+                m, c = scores.max(), f32(1)
+                if first == 0:
+                    maximum = m
+                elif m > maximum:
+                    c, maximum = exp(np.array([maximum - m], f32))[0], m
+                e = exp(scores - maximum)
+                total, acc = total * c, acc * c
+                for j, weight in enumerate(e):
+                    total[j % 8] += weight
+                    acc = acc + weight * vh[first + j]
+            out[t, h * dim : (h + 1) * dim] = acc * (f32(1) / sum8(total))
+    return out

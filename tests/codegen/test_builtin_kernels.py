@@ -1,0 +1,242 @@
+"""Every op of the built-in kernels against its numpy reference, to the bit, on both instruction sets."""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from n730c.artifacts import Isa, StepOp
+from n730c.dtypes import Format, round_up
+from n730c.quant import dequantize, encode, encode_vector
+from tests.codegen import reference
+from tests.codegen.conftest import Lookup, Run, aligned, compile_builtin, strided
+
+ISAS = list(Isa)
+MATRIX_FORMATS = [Format.F16, Format.BF16, Format.INT8, Format.INT4, Format.INT2]
+ROWS = [1, 7, 8, 9, 15, 16, 17, 31, 33]
+COLS = [7, 31, 32, 33, 96, 288]
+TOKENS = [1, 2, 3, 4, 5, 9]
+WIDTHS = [1, 7, 8, 9, 31, 32, 33, 255, 256, 257, 600]
+
+
+def activations(rng: np.random.Generator, tokens: int, width: int) -> np.ndarray:
+    x = strided(tokens, width)
+    x[:] = rng.standard_normal((tokens, width)) * np.exp(rng.standard_normal((tokens, 1)))
+    return x
+
+
+def same(a: np.ndarray, b: np.ndarray) -> None:
+    np.testing.assert_array_equal(np.ascontiguousarray(a).view(np.uint32), np.ascontiguousarray(b).view(np.uint32))
+
+
+@pytest.mark.parametrize("fmt", MATRIX_FORMATS)
+@pytest.mark.parametrize("isa", ISAS)
+def test_linear(builtin: Lookup, isa: Isa, fmt: Format) -> None:
+    rng = np.random.default_rng(1)
+    kernel = builtin(isa, StepOp.LINEAR, fmt)
+    for n, rows in enumerate(ROWS):
+        for m, cols in enumerate(COLS):
+            tokens = TOKENS[(n + m) % len(TOKENS)]
+            data = aligned(encode(rng.standard_normal((rows, cols)).astype(np.float32), fmt))
+            x = activations(rng, tokens, cols)
+            bias = rng.standard_normal(rows).astype(np.float32) if m % 2 else None
+            entering = x
+            if fmt.is_integer:
+                padded = round_up(cols, 32)
+                entering = reference.q8_bytes(x, round_up(padded + padded // 4, 64))
+            out = strided(tokens, rows, fill=7.0)
+            numbers = {"weight": data, "rows": rows, "cols": cols}
+            if bias is not None:
+                numbers["bias"] = np.frombuffer(encode_vector(bias), np.uint8)
+            tiles = -(-rows // 16)
+            Run(out, entering, **numbers).go(kernel, *sorted({0, tiles // 2, tiles}))
+            same(out, reference.linear(fmt, data.tobytes(), rows, cols, x, bias))
+            assert (out.base[:, rows:] == 7.0).all(), "wrote beyond the last row"
+
+
+@pytest.mark.parametrize("isa", ISAS)
+def test_linear_takes_every_field_and_scale(builtin: Lookup, isa: Isa) -> None:
+    """Hostile weights: any byte is a legal field or scale; infinities and NaNs come out where the reference has them."""
+    rng = np.random.default_rng(2)
+    for fmt in MATRIX_FORMATS:
+        rows, cols = 16, 64
+        size = len(encode(np.zeros((rows, cols), np.float32), fmt))
+        data = aligned(rng.integers(0, 256, size, dtype=np.uint8).tobytes())
+        x = activations(rng, 3, cols)
+        entering = reference.q8_bytes(x, 128) if fmt.is_integer else x
+        out = strided(3, rows)
+        Run(out, entering, weight=data, rows=rows, cols=cols).go(builtin(isa, StepOp.LINEAR, fmt), 0, 1)
+        want = reference.linear(fmt, data.tobytes(), rows, cols, x, None)
+        np.testing.assert_array_equal(np.isnan(out), np.isnan(want))
+        same(out[~np.isnan(want)], want[~np.isnan(want)])
+
+
+@pytest.mark.parametrize("fmt", MATRIX_FORMATS)
+@pytest.mark.parametrize("isa", ISAS)
+def test_embed(builtin: Lookup, isa: Isa, fmt: Format) -> None:
+    rng = np.random.default_rng(3)
+    for rows, cols in ((33, 7), (17, 96), (40, 33)):
+        data = encode(rng.standard_normal((rows, cols)).astype(np.float32), fmt)
+        ids = np.array([0, rows - 1, 15, 16, rows, -1, 2**31 - 1], np.int32)
+        out = strided(len(ids), cols, fill=7.0)
+        call = Run(out, weight=aligned(data), ids=ids, rows=rows, cols=cols)
+        call.go(builtin(isa, StepOp.EMBED, fmt), 0, 3, len(ids))
+        same(out[:4], dequantize(fmt, data, rows, cols)[ids[:4]])
+        assert not out[4:].any(), "an id outside the table gives zeros"
+
+
+@pytest.mark.parametrize("isa", ISAS)
+def test_f16_is_exact_for_all_bit_patterns(builtin: Lookup, isa: Isa) -> None:
+    bits = np.arange(65536, dtype=np.uint16)
+    by_row = bits.reshape(-1, 16).T  # one tile of 16 rows holds them in order
+    out = strided(16, 4096)
+    Run(out, weight=aligned(bits.astype(">u2").tobytes()), ids=np.arange(16, dtype=np.int32), rows=16, cols=4096).go(
+        builtin(isa, StepOp.EMBED, Format.F16), 0, 16
+    )
+    want = by_row.copy().view(np.float16).astype(np.float32)
+    number = ~np.isnan(want)
+    same(out[number], want[number])
+    assert np.isnan(out[~number]).all()
+
+
+@pytest.mark.parametrize("isa", ISAS)
+def test_rms_norm(builtin: Lookup, isa: Isa) -> None:
+    rng = np.random.default_rng(4)
+    for width in WIDTHS:
+        x, out = activations(rng, 3, width), strided(3, width)
+        w = rng.standard_normal(width).astype(np.float32)
+        weight = np.frombuffer(encode_vector(w), np.uint8)
+        Run(out, x, weight=weight, rows=1, cols=width, f0=1e-5).go(builtin(isa, StepOp.RMS_NORM), 0, 1, 3)
+        same(out, reference.rms_norm(x, w, 1e-5))
+
+
+@pytest.mark.parametrize("isa", ISAS)
+def test_quantize(builtin: Lookup, isa: Isa) -> None:
+    rng = np.random.default_rng(5)
+    for width in WIDTHS:
+        padded = round_up(width, 32)
+        stride = round_up(padded + padded // 4, 64)
+        x = activations(rng, 3, width)
+        x[0, 0] = np.nan
+        x[1, -1] = np.inf
+        x[2] *= np.float32(1e-39)  # subnormal: the inverse overflows
+        out = np.full((3, stride), 0xAA, np.uint8)
+        chunks = -(-width // 256)
+        Run(out, x, cols=width).go(builtin(isa, StepOp.QUANTIZE), 0, 1, 3 * chunks)
+        used = padded + padded // 4
+        np.testing.assert_array_equal(out[:, :used], reference.q8_bytes(x, stride)[:, :used])
+        assert (out[:, used:] == 0xAA).all()
+
+
+@pytest.mark.parametrize("isa", ISAS)
+def test_elementwise(builtin: Lookup, isa: Isa) -> None:
+    rng = np.random.default_rng(6)
+    with np.errstate(all="ignore"):
+        wanted = {
+            StepOp.ADD: lambda a, b: a + b,
+            StepOp.MUL: lambda a, b: a * b,
+            StepOp.SILU_MUL: lambda a, b: reference.silu(a) * b,
+            StepOp.SILU: lambda a, b: reference.silu(a),
+        }
+        for op, want in wanted.items():
+            for width in WIDTHS:
+                a, b = activations(rng, 3, width), activations(rng, 3, width)
+                a[1, 0], a[2, -1], a[0, -1] = 1000.0, -1000.0, -0.0
+                expected = want(a.copy(), b)
+                chunks = -(-width // 256)
+                Run(a, a, b, cols=width).go(builtin(isa, op), 0, 1, 3 * chunks)  # in place
+                same(a, expected)
+
+
+def test_exp_is_accurate() -> None:
+    x = np.random.default_rng(7).uniform(-87, 88, 200_000).astype(np.float32)
+    exact = np.exp(x.astype(np.float64))
+    assert (np.abs(reference.exp(x) - exact) / exact).max() < 1.5 * 2.0**-24
+
+
+@pytest.mark.parametrize("isa", ISAS)
+def test_rope_table_and_rope(builtin: Lookup, isa: Isa) -> None:
+    rng = np.random.default_rng(8)
+    for rotary, dim, heads in ((2, 8, 3), (14, 16, 2), (64, 64, 4), (128, 128, 1)):
+        n = rotary // 2
+        inv_freq = (np.float32(1) / np.float32(10000) ** (np.arange(n, dtype=np.float32) / np.float32(n))).astype(np.float32)
+        table = strided(3, rotary)
+        for position in (0, 5, 4094, 16_000_000):
+            weight = np.frombuffer(encode_vector(inv_freq), np.uint8)
+            call = Run(table, weight=weight, rows=1, cols=n, position=position, f0=1.25)
+            call.go(builtin(isa, StepOp.ROPE_TABLE), 0, 2, 3)
+            same(table, reference.rope_table(range(position, position + 3), inv_freq, 1.25))
+        x = activations(rng, 3, heads * dim)
+        want = reference.rope(x.copy(), table, heads, dim, rotary)
+        call = Run(x, x, table, cols=heads * dim, heads=heads, head_dim=dim, rotary_dim=rotary)
+        call.go(builtin(isa, StepOp.ROPE), 0, 1, 3 * heads)
+        same(x, want)
+
+
+@pytest.mark.parametrize("isa", ISAS)
+def test_rope_table_of_absurd_frequencies_is_nan(builtin: Lookup, isa: Isa) -> None:
+    table = strided(1, 6)
+    weight = np.frombuffer(encode_vector(np.array([1e30, np.inf, np.nan], np.float32)), np.uint8)
+    Run(table, weight=weight, rows=1, cols=3, position=9, f0=1.0).go(builtin(isa, StepOp.ROPE_TABLE), 0, 1)
+    assert np.isnan(table).all()
+
+
+@pytest.mark.parametrize("isa", ISAS)
+def test_kv_store_rounds_half_to_even(builtin: Lookup, isa: Isa) -> None:
+    rng = np.random.default_rng(9)
+    kv_heads, dim, context, tokens = 2, 64, 40, 16
+    k = rng.integers(0, 2**32, (tokens, kv_heads * dim), dtype=np.uint64).astype(np.uint32).view(np.float32)
+    halves = np.arange(tokens * kv_heads * dim, dtype=np.uint16).view(np.float16).astype(np.float32)
+    v = (halves * np.float32(1 + 2**-11)).reshape(k.shape)  # near the middles between f16 numbers
+    v[0, :4] = 65519.9, 65520.0, 2.0**-25, 2.0**-25 * 1.001
+    caches = np.full((2, kv_heads, context, dim), 7, np.float16)
+    none = np.zeros((tokens, 1), np.float32)
+    call = Run(none, k, v, k_cache=caches[0], v_cache=caches[1], cols=kv_heads * dim,
+               kv_heads=kv_heads, head_dim=dim, context=context, position=20)  # fmt: skip
+    call.go(builtin(isa, StepOp.KV_STORE), 0, 3, tokens * kv_heads)
+    with np.errstate(over="ignore"):
+        for cache, source in zip(caches, (k, v), strict=True):
+            want = source.astype(np.float16).reshape(tokens, kv_heads, dim).transpose(1, 0, 2)
+            got = cache[:, 20 : 20 + tokens]
+            np.testing.assert_array_equal(np.isnan(got), np.isnan(want))
+            np.testing.assert_array_equal(got[~np.isnan(want)].view(np.uint16), want[~np.isnan(want)].view(np.uint16))
+            assert (cache[:, :20] == 7).all() and (cache[:, 36:] == 7).all()
+
+
+@pytest.mark.parametrize("isa", ISAS)
+def test_attention(builtin: Lookup, isa: Isa) -> None:
+    rng = np.random.default_rng(10)
+    for heads, kv_heads, dim, position, tokens in ((4, 2, 8, 0, 3), (2, 2, 40, 62, 4), (3, 1, 64, 200, 1), (1, 1, 136, 129, 2)):
+        context = position + tokens + 5
+        k, v = rng.standard_normal((2, kv_heads, context, dim)).astype(np.float16)
+        q, out = activations(rng, tokens, heads * dim), strided(tokens, heads * dim, fill=9.0)
+        call = Run(out, q, k_cache=k, v_cache=v, context=context, cols=heads * dim, heads=heads,
+                   kv_heads=kv_heads, head_dim=dim, position=position, f0=0.3)  # fmt: skip
+        call.go(builtin(isa, StepOp.ATTENTION), 0, 1, tokens * heads)
+        same(out, reference.attention(q, k, v, heads, position, 0.3))
+        for t in range(tokens):  # and it is attention: against the textbook in double precision
+            for h in range(heads):
+                kh, vh = (c[h // (heads // kv_heads), : position + t + 1].astype(float) for c in (k, v))
+                scores = 0.3 * (kh @ q[t, h * dim : (h + 1) * dim].astype(float))
+                e = np.exp(scores - scores.max())
+                np.testing.assert_allclose(out[t, h * dim : (h + 1) * dim], e @ vh / e.sum(), rtol=1e-4, atol=1e-5)
+
+
+def test_baseline_object_needs_no_more_than_sse2(tmp_path: Path) -> None:
+    text = subprocess.run(
+        ["objdump", "-d", "--no-show-raw-insn", compile_builtin(Isa.SSE2, tmp_path / "k.o", "-c")],
+        check=True, capture_output=True, text=True,
+    ).stdout  # fmt: skip
+    mnemonics = {line.split("\t")[1].split()[0] for line in text.splitlines() if line.count("\t") >= 1}
+    assert "pmaddwd" in mnemonics and "mulps" in mnemonics
+    newer = {"pshufb", "pmaddubsw", "pmovzxbw", "roundps", "blendvps", "pmulld", "popcnt", "movbe", "haddps", "pabsb"}
+    assert not newer & mnemonics
+    assert not {m for m in mnemonics if m.startswith("v") and m not in {"verr", "verw"}}, "AVX in the baseline"
+
+
+@pytest.mark.parametrize("isa", ISAS)
+def test_stack_frames_are_small(tmp_path: Path, isa: Isa) -> None:
+    compile_builtin(isa, tmp_path / "k.o", "-c", "-O3", "-Wframe-larger-than=4000")
