@@ -1,0 +1,121 @@
+// The records of a `.n730` package as values; runtime/FORMAT.md is the reference for every field.
+#pragma once
+#include "n730/bytes.h"
+
+namespace n730 {
+
+constexpr uint32_t NONE = 0xFFFFFFFFu; // "no operand" in u32 fields
+constexpr size_t HEADER_SIZE = 4096;
+constexpr size_t SECTION_COUNT = 17;
+constexpr uint64_t PAGE = 4096;    // segments in the file and in the arena start at multiples of it
+constexpr uint32_t TILE_ROWS = 16; // rows interleaved in one tile of a matrix
+constexpr uint32_t GROUP = 32;     // inputs that share one scale
+constexpr uint8_t MAGIC[8] = {0x89, 0x4E, 0x37, 0x33, 0x30, 0x0D, 0x0A, 0x1A};
+
+enum SectionKind : uint32_t {
+    META = 1, NAMES, TENSORS, SEGMENTS, BUFFERS, CACHES, STEPS, PROGRAM, PLANS, PLACEMENTS, OFFSETS, SCHEDULE,
+    KERNELS, IMAGES, CODE, TOKENIZER, CHAT
+};
+
+enum class Format : uint8_t { F32, F16, BF16, INT8, INT4, INT2 };
+enum class Layout : uint8_t { VECTOR, MATRIX };
+enum class BufferKind : uint8_t { F32, Q8 };
+enum class Scope : uint8_t { BODY, HEAD };
+enum class Isa : uint32_t { SSE2, AVX2 };
+
+enum class Op : uint16_t {
+    EMBED = 1, RMS_NORM, QUANTIZE, LINEAR, ROPE_TABLE, ROPE, KV_STORE, ATTENTION, SILU_MUL, ADD, MUL, SILU
+};
+
+enum Action : uint16_t { LOAD = 1, RUN, READ, WAIT };
+
+constexpr const char *format_name(Format f) {
+    constexpr const char *names[] = {"f32", "f16", "bf16", "int8", "int4", "int2"};
+    return names[static_cast<uint8_t>(f)];
+}
+
+// Bytes of a tiled [rows, cols] matrix in the file, padding of rows to 16 and of columns to 32 included.
+constexpr uint64_t matrix_bytes(Format f, uint64_t rows, uint64_t cols) {
+    const uint64_t tiles = ceil_div(rows, TILE_ROWS);
+    if (f == Format::F16 || f == Format::BF16) return tiles * TILE_ROWS * cols * 2;
+    const uint64_t bits = f == Format::INT8 ? 8 : f == Format::INT4 ? 4 : 2;
+    return tiles * ceil_div(cols, GROUP) * (TILE_ROWS * 2 + TILE_ROWS * GROUP * bits / 8);
+}
+
+struct Section {
+    uint64_t offset = 0, size = 0, hash = 0;
+};
+
+struct Tensor {
+    uint32_t name_offset;
+    uint16_t name_length;
+    Format format;
+    Layout layout;
+    uint32_t rows, cols, segment;
+    uint64_t offset, size; // bytes, within the segment
+};
+
+struct Segment {
+    uint64_t offset, size, hash; // offset: in the file
+    uint32_t first_tensor, tensor_count;
+};
+
+struct Buffer {
+    BufferKind kind;
+    Scope scope;
+    uint32_t width; // elements a token
+
+    uint64_t token_bytes() const {
+        if (kind == BufferKind::F32) return round_up(uint64_t(width) * 4, 64);
+        const uint64_t padded = round_up(width, GROUP);
+        return round_up(padded + 8 * (padded / GROUP), 64);
+    }
+};
+
+struct Cache {
+    uint32_t kv_heads, head_dim;
+
+    uint64_t bytes(uint64_t context) const { return round_up(4 * uint64_t(kv_heads) * context * head_dim, 64); }
+};
+
+struct Step {
+    Op op;
+    uint32_t layer, kernel;
+    uint32_t in[3], out, weight, bias;
+    int32_t p[6];
+    float f[4];
+};
+
+struct Program {
+    uint32_t head_first, logits, vocab;
+};
+
+struct Plan {
+    uint64_t arena_bytes, disk_bytes_per_token, tokenizer_offset;
+    uint32_t context, batch, head_batch;
+    uint32_t schedule_first, schedule_count;
+    double decode_tokens_per_s, prefill_tokens_per_s, first_token_s;
+};
+
+struct KernelSpec {
+    Op op;
+    Format format;
+    uint32_t rows, cols;
+};
+
+struct Entry {
+    uint32_t offset; // in the image, or NONE
+    uint8_t maker;   // 0 none, 1 template, 2 TVM
+};
+
+struct Image {
+    Isa isa;
+    uint64_t offset, size; // in CODE
+};
+
+// Bytes that one buffer takes under a plan.
+inline uint64_t buffer_bytes(const Buffer &b, const Plan &plan) {
+    return b.token_bytes() * (b.scope == Scope::BODY ? plan.batch : plan.head_batch);
+}
+
+} // namespace n730

@@ -1,0 +1,84 @@
+// Measures speed and memory beside what the plan predicts.
+#include "commands.h"
+#include "progress.h"
+#include "text.h"
+
+#include <algorithm>
+#include <nlohmann/json.hpp>
+
+namespace n730 {
+
+namespace {
+
+constexpr int64_t PROMPT = 128, GENERATE = 64;
+
+// Lengths as asked; the defaults shrink to what a short context holds.
+void choose_lengths(const BenchOptions &options, int64_t context, int64_t &prompt, int64_t &gen) {
+    prompt = options.prompt_tokens.value_or(std::min(PROMPT, std::max<int64_t>(1, context * 2 / 3)));
+    gen = options.gen_tokens.value_or(std::min(GENERATE, std::max<int64_t>(0, context - prompt)));
+    if (prompt + gen > context)
+        throw Error("the context is too short", "at most " + std::to_string(context) + " tokens",
+                    std::to_string(prompt) + " + " + std::to_string(gen), "Take fewer --prompt-tokens or --gen-tokens.");
+}
+
+} // namespace
+
+int bench(const RunOptions &run, const BenchOptions &options) {
+    Model model(run);
+    int64_t prompt, gen;
+    choose_lengths(options, model.plan().context, prompt, gen);
+    model.load();
+    // Any ids do: what a token costs does not depend on which it is.
+    Random random(1);
+    std::vector<int32_t> ids(static_cast<size_t>(prompt));
+    for (int32_t &id : ids) id = static_cast<int32_t>(random.next() % static_cast<uint64_t>(model.executor.vocab()));
+    const auto go_on = [](int64_t) { return !platform::interrupted(); };
+    model.executor.body_and_last(ids.data(), 1, 0); // wakes threads and touches the buffers
+
+    const double start = platform::seconds();
+    if (model.executor.forward(ids.data(), prompt, 0, go_on) == nullptr) throw Interrupted();
+    const double middle = platform::seconds();
+    Progress progress("decoding", static_cast<uint64_t>(gen), "tokens");
+    for (int64_t i = 0; i < gen; ++i) {
+        if (platform::interrupted()) throw Interrupted();
+        model.executor.body_and_last(&ids[static_cast<size_t>(i % prompt)], 1, prompt + i);
+        progress.advance(1);
+    }
+    const double end = platform::seconds();
+
+    const auto per_second = [](int64_t n, double seconds) { return seconds > 0 ? static_cast<double>(n) / seconds : 0.0; };
+    int64_t loaded = 0;
+    for (const Segment &segment : model.package.segments) loaded += static_cast<int64_t>(segment.size);
+    const Plan &plan = model.plan();
+    const nlohmann::ordered_json facts = {
+        {"prefill_tokens_per_s", per_second(prompt, middle - start)},
+        {"decode_tokens_per_s", per_second(gen, end - middle)},
+        {"peak_rss_bytes", platform::peak_rss()},
+        {"planned_ram_bytes", plan.arena_bytes},
+        {"predicted_prefill_tokens_per_s", plan.prefill_tokens_per_s},
+        {"predicted_decode_tokens_per_s", plan.decode_tokens_per_s},
+        {"disk_bytes_per_token", plan.disk_bytes_per_token},
+        {"disk_bytes_per_s", per_second(loaded, model.load_seconds)},
+        {"load_seconds", model.load_seconds},
+        {"prompt_tokens", prompt},
+        {"gen_tokens", gen},
+        {"threads", model.pool.size()},
+        {"kernels", model.kernels.describe()},
+        {"plan", model.plan_index},
+    };
+    if (options.json) {
+        put(facts.dump(2) + "\n");
+    } else {
+        put("prefill " + std::to_string(prompt) + " tokens  " + format_number(facts["prefill_tokens_per_s"]) +
+            " tokens/s (predicted " + format_number(plan.prefill_tokens_per_s) + ")\ndecode " + std::to_string(gen) +
+            " tokens  " + format_number(facts["decode_tokens_per_s"]) + " tokens/s (predicted " +
+            format_number(plan.decode_tokens_per_s) + ")\npeak memory " + format_size(platform::peak_rss()) +
+            " (planned " + format_size(plan.arena_bytes) + ")\nloaded in " + format_number(model.load_seconds) + " s, " +
+            format_size(static_cast<uint64_t>(facts["disk_bytes_per_s"].get<double>())) + "/s\n" +
+            std::to_string(model.pool.size()) + " threads, kernels: " + model.kernels.describe() + "\n");
+    }
+    put_flush();
+    return 0;
+}
+
+} // namespace n730

@@ -1,0 +1,38 @@
+// What n730-exec can be told to do. Each returns the exit status; errors are thrown.
+#pragma once
+#include "model.h"
+#include "sampler.h"
+
+#include <optional>
+
+namespace n730 {
+
+constexpr int EXIT_INTERRUPTED = 130; // as shells say it of a program that Ctrl-C ended
+
+struct GenerateOptions {
+    std::optional<std::string> prompt, prompt_file, tokens_file; // one of them
+    int64_t count = 128;                                         // tokens to generate at most
+    SamplerOptions sampler;
+    bool ids = false;   // print token ids instead of text
+    bool stats = false; // to stderr, at the end
+};
+int generate(const RunOptions &run, const GenerateOptions &options);
+
+struct BenchOptions {
+    std::optional<int64_t> prompt_tokens, gen_tokens; // default: 128 and 64, less in a short context
+    bool json = false;
+};
+int bench(const RunOptions &run, const BenchOptions &options);
+
+struct ScoreOptions {
+    std::optional<std::string> text_file, tokens_file; // one of them
+    std::optional<std::string> logits;                 // .npy to write
+    bool json = false;
+};
+int score(const RunOptions &run, const ScoreOptions &options);
+
+int tokenize(const std::string &package, const std::string &text_file);
+int info(const std::string &package, uint64_t ram, bool json);
+int verify(const std::string &package);
+
+} // namespace n730

@@ -1,0 +1,216 @@
+#include "executor.h"
+
+#include <algorithm>
+
+namespace n730 {
+
+namespace {
+constexpr size_t MOST_RECENT = 64; // touches kept between two barriers; beyond it a barrier is cheaper than looking
+}
+
+Executor::Executor(const Package &package, size_t plan, uint8_t *arena, const KernelSet &kernels, ThreadPool &pool,
+                   int64_t serial_work)
+    : package_(package), plan_(package.plans[plan]), pool_(pool), serial_work_(serial_work),
+      head_first_(package.program.head_first) {
+    calls_.resize(package.steps.size());
+    recent_.reserve(MOST_RECENT + 5);
+    for (size_t i = 0; i < calls_.size(); ++i) make_call(i, plan, arena, kernels);
+    logits_ = reinterpret_cast<float *>(arena + package.buffer_offset(plan, package.program.logits));
+    logits_stride_ = static_cast<int64_t>(package.buffers[package.program.logits].token_bytes() / sizeof(float));
+}
+
+void Executor::make_call(size_t index, size_t plan, uint8_t *arena, const KernelSet &kernels) {
+    const Step &step = package_.steps[index];
+    Call &c = calls_[index];
+    c = Call{};
+    c.kernel = kernels.of(step);
+    c.op = step.op;
+    const auto buffer = [&](uint32_t id) {
+        const Buffer &b = package_.buffers[id];
+        return Operand{arena + package_.buffer_offset(plan, id), static_cast<int64_t>(b.token_bytes()),
+                       b.scope == Scope::BODY};
+    };
+    const auto tensor = [&](uint32_t id) -> const uint8_t * {
+        if (id == NONE) return nullptr;
+        const Tensor &t = package_.tensors[id];
+        return arena + package_.segment_offset(plan, t.segment) + t.offset;
+    };
+    n730_call &call = c.call;
+    for (int i = 0; i < 3; ++i) {
+        if (step.in[i] == NONE) continue;
+        c.in[i] = buffer(step.in[i]);
+        call.in[i] = c.in[i].base;
+        call.in_stride[i] = c.in[i].stride;
+    }
+    if (step.out != NONE) {
+        const Operand out = buffer(step.out);
+        call.out = out.base;
+        call.out_stride = out.stride;
+    }
+    call.weight = tensor(step.weight);
+    call.bias = tensor(step.bias);
+    const int64_t width = step.in[0] != NONE ? package_.buffers[step.in[0]].width : package_.buffers[step.out].width;
+    call.cols = width;
+    if (step.weight != NONE) {
+        call.rows = package_.tensors[step.weight].rows;
+        call.cols = package_.tensors[step.weight].cols;
+    }
+    std::copy(std::begin(step.f), std::end(step.f), call.f);
+    c.per_token = 1;
+    c.work = width;
+    const auto by_blocks = [&] { c.per_token = static_cast<int64_t>(ceil_div(static_cast<uint64_t>(width), 256)); };
+    const auto use_cache = [&] {
+        const size_t id = static_cast<size_t>(step.p[0]);
+        const Cache &cache = package_.caches[id];
+        uint8_t *base = arena + package_.cache_offset(plan, id);
+        call.context = plan_.context;
+        call.kv_heads = cache.kv_heads;
+        call.head_dim = cache.head_dim;
+        call.k_cache = reinterpret_cast<uint16_t *>(base);
+        call.v_cache = call.k_cache + call.kv_heads * call.context * call.head_dim;
+    };
+    switch (step.op) {
+    case Op::EMBED:
+    case Op::RMS_NORM:
+    case Op::ROPE_TABLE:
+        break;
+    case Op::LINEAR:
+        c.per_token = 0;
+        c.fixed = static_cast<int64_t>(ceil_div(static_cast<uint64_t>(call.rows), TILE_ROWS));
+        c.work = call.rows * call.cols / 8;
+        break;
+    case Op::ROPE:
+        call.heads = step.p[0];
+        call.head_dim = step.p[1];
+        call.rotary_dim = step.p[2];
+        c.per_token = call.heads;
+        break;
+    case Op::KV_STORE:
+        use_cache();
+        call.heads = call.kv_heads;
+        c.per_token = call.kv_heads;
+        break;
+    case Op::ATTENTION:
+        use_cache();
+        call.heads = step.p[1];
+        c.per_token = call.heads;
+        c.work = width * 64; // as if 64 positions were there: one thread alone only where heads are tiny
+        break;
+    case Op::SILU_MUL:
+    case Op::SILU:
+        c.work = width * 4; // exp
+        by_blocks();
+        break;
+    case Op::QUANTIZE:
+    case Op::ADD:
+    case Op::MUL:
+        by_blocks();
+        break;
+    }
+}
+
+// The bytes that a step touches in the arena, weights aside: nobody writes those.
+size_t Executor::touches(const Call &c, int64_t tokens, Touch out[5]) const {
+    size_t n = 0;
+    for (int i = 0; i < 3; ++i) {
+        if (c.in[i].base == nullptr) continue;
+        // A head step may read any token of a body buffer.
+        const int64_t span = c.in[i].stride * (c.in[i].body ? plan_.batch : tokens);
+        out[n++] = {c.in[i].base, c.in[i].base + span, false, c.serial};
+    }
+    if (c.call.out != nullptr) {
+        const auto *base = static_cast<const uint8_t *>(c.call.out);
+        out[n++] = {base, base + c.call.out_stride * tokens, true, c.serial};
+    }
+    if (c.call.k_cache != nullptr) {
+        const auto *base = reinterpret_cast<const uint8_t *>(c.call.k_cache);
+        out[n++] = {base, base + 4 * c.call.kv_heads * c.call.context * c.call.head_dim, c.op == Op::KV_STORE, c.serial};
+    }
+    return n;
+}
+
+bool Executor::conflicts(const Touch &t) const {
+    return std::any_of(recent_.begin(), recent_.end(), [&](const Touch &other) {
+        return (t.write || other.write) && !(t.serial && other.serial) && t.begin < other.end && other.begin < t.end;
+    });
+}
+
+// Decides which steps one thread does alone and before which steps all must wait: only where a step touches what
+// another thread may still be at. Depends on nothing but the numbers of tokens.
+void Executor::arrange(int64_t body_tokens, int64_t head_tokens) {
+    if (body_tokens == arranged_body_ && head_tokens == arranged_head_) return;
+    arranged_body_ = body_tokens;
+    arranged_head_ = head_tokens;
+    recent_.clear();
+    Touch now[5];
+    for (size_t i = 0; i < calls_.size(); ++i) {
+        Call &c = calls_[i];
+        const int64_t tokens = i < head_first_ ? body_tokens : head_tokens;
+        c.serial = c.fixed + c.per_token * tokens == 1 || c.work * tokens <= serial_work_;
+        const size_t n = touches(c, tokens, now);
+        c.barrier = recent_.size() >= MOST_RECENT || i == head_first_ ||
+                    std::any_of(now, now + n, [&](const Touch &t) { return conflicts(t); });
+        if (c.barrier) recent_.clear();
+        recent_.insert(recent_.end(), now, now + n);
+    }
+}
+
+void Executor::set_body(const int32_t *ids, int64_t n, int64_t position) {
+    position_ = position;
+    for (size_t i = 0; i < head_first_; ++i) {
+        calls_[i].call.tokens = n;
+        calls_[i].call.position = position;
+        calls_[i].call.ids = ids;
+    }
+}
+
+void Executor::set_head(int64_t first, int64_t n) {
+    for (size_t i = head_first_; i < calls_.size(); ++i) {
+        Call &c = calls_[i];
+        c.call.tokens = n;
+        c.call.position = position_ + first;
+        for (int j = 0; j < 3; ++j)
+            if (c.in[j].body) c.call.in[j] = c.in[j].base + first * c.in[j].stride;
+    }
+}
+
+void Executor::run(size_t begin, size_t end) {
+    auto walk = [&](int thread) {
+        for (size_t i = begin; i < end; ++i) {
+            const Call &c = calls_[i];
+            if (c.barrier && i != begin) pool_.barrier();
+            const int64_t items = c.fixed + c.per_token * c.call.tokens;
+            if (c.serial) {
+                if (thread == 0) c.kernel(&c.call, 0, items);
+                continue;
+            }
+            int64_t from, to;
+            pool_.range(items, thread, from, to);
+            if (from < to) c.kernel(&c.call, from, to);
+        }
+    };
+    pool_.run(walk);
+}
+
+void Executor::body(const int32_t *ids, int64_t n, int64_t position) {
+    arrange(n, arranged_head_ > 0 ? arranged_head_ : 1);
+    set_body(ids, n, position);
+    run(0, head_first_);
+}
+
+const float *Executor::head(int64_t first, int64_t n) {
+    arrange(arranged_body_, n);
+    set_head(first, n);
+    run(head_first_, calls_.size());
+    return logits_;
+}
+
+const float *Executor::body_and_last(const int32_t *ids, int64_t n, int64_t position) {
+    arrange(n, 1);
+    set_body(ids, n, position);
+    set_head(n - 1, 1);
+    run(0, calls_.size());
+    return logits_;
+}
+
+} // namespace n730

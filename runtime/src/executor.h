@@ -1,0 +1,80 @@
+// Runs a program: one array of calls, made once, walked by all threads for every batch of tokens.
+#pragma once
+#include "kernels.h"
+#include "package.h"
+#include "threads.h"
+
+namespace n730 {
+
+class Executor {
+  public:
+    // `arena` holds plan `plan` of the package, loaded; all arguments outlive the executor. `serial_work`: steps of
+    // at most that much work (elements, roughly) are left to one thread, as waiting for the others would cost more.
+    Executor(const Package &package, size_t plan, uint8_t *arena, const KernelSet &kernels, ThreadPool &pool,
+             int64_t serial_work = 4096);
+
+    const Plan &plan() const { return plan_; }
+    int64_t vocab() const { return package_.program.vocab; }
+    // From the logits of one token to the next, in floats.
+    int64_t logits_stride() const { return logits_stride_; }
+
+    // Runs the body for ids[0 … n), 1 ≤ n ≤ batch, at `position`; position + n ≤ context. Ids are below vocab.
+    void body(const int32_t *ids, int64_t n, int64_t position);
+    // Logits of tokens first … first + n of the last body batch, n ≤ head_batch; valid until the next call.
+    const float *head(int64_t first, int64_t n);
+    // Both for the last of ids[0 … n), without a stop between them.
+    const float *body_and_last(const int32_t *ids, int64_t n, int64_t position);
+    // Any number of tokens, batch by batch; logits of the last one. `between` is called after each batch but the
+    // last with the tokens done so far; if it returns false, the result is nullptr.
+    template <class Between>
+    const float *forward(const int32_t *ids, int64_t n, int64_t position, Between between) {
+        int64_t done = 0;
+        for (; n - done > plan_.batch; ) {
+            body(ids + done, plan_.batch, position + done);
+            done += plan_.batch;
+            if (!between(done)) return nullptr;
+        }
+        return body_and_last(ids + done, n - done, position + done);
+    }
+
+  private:
+    struct Operand {
+        uint8_t *base = nullptr;
+        int64_t stride = 0; // bytes a token
+        bool body = false;
+    };
+    struct Call {
+        n730_kernel kernel;
+        n730_call call;
+        Op op;
+        Operand in[3];
+        int64_t per_token, fixed; // work items: tokens × per_token + fixed
+        int64_t work;             // elements a token, roughly
+        bool serial, barrier;     // of the batch sizes below
+    };
+    struct Touch { // bytes of the arena that a step reads or writes
+        const uint8_t *begin, *end;
+        bool write, serial;
+    };
+
+    void make_call(size_t index, size_t plan, uint8_t *arena, const KernelSet &kernels);
+    void arrange(int64_t body_tokens, int64_t head_tokens);
+    bool conflicts(const Touch &touch) const;
+    size_t touches(const Call &call, int64_t tokens, Touch out[5]) const;
+    void set_body(const int32_t *ids, int64_t n, int64_t position);
+    void set_head(int64_t first, int64_t n);
+    void run(size_t begin, size_t end);
+
+    const Package &package_;
+    const Plan &plan_;
+    ThreadPool &pool_;
+    const int64_t serial_work_;
+    int64_t logits_stride_ = 0;
+    float *logits_ = nullptr;
+    std::vector<Call> calls_;
+    size_t head_first_;
+    std::vector<Touch> recent_; // since the last barrier; room is taken once
+    int64_t arranged_body_ = 0, arranged_head_ = 0, position_ = 0;
+};
+
+} // namespace n730

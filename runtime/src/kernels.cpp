@@ -1,0 +1,55 @@
+#include "kernels.h"
+#include "builtin_kernels.h"
+#include "platform.h"
+
+#include <algorithm>
+
+namespace n730 {
+
+KernelSet::KernelSet(const Package &package, KernelChoice choice, bool trust)
+    : package_(package), isa_(choice == KernelChoice::SSE2 ? Isa::SSE2 : Isa(cpu_isa())) {
+#if defined(__x86_64__)
+    if (choice != KernelChoice::AUTO || !trust) return;
+    const Image *best = nullptr;
+    for (const Image &image : package.images)
+        if (image.isa <= isa_ && (best == nullptr || image.isa > best->isa)) best = &image;
+    if (best != nullptr) load(static_cast<size_t>(best - package.images.data()));
+#else
+    (void)trust;
+#endif
+}
+
+KernelSet::~KernelSet() {
+    if (memory_ != nullptr) platform::release(memory_, bytes_);
+}
+
+void KernelSet::load(size_t index) {
+    const Image &image = package_.images[index];
+    // All of CODE is read, since its checksum covers all of it; the image alone is kept.
+    const std::vector<uint8_t> code = read_section(package_, CODE);
+    bytes_ = round_up(image.size, PAGE);
+    memory_ = platform::allocate(bytes_);
+    if (memory_ == nullptr) throw Error("no memory for the package's kernels", std::to_string(bytes_) + " bytes");
+    std::memcpy(memory_, code.data() + image.offset, static_cast<size_t>(image.size));
+    if (!platform::make_executable(memory_, bytes_)) {
+        platform::release(memory_, bytes_);
+        memory_ = nullptr;
+        throw Error("this system does not allow code to be loaded", "", "", "Run without --trust.");
+    }
+    entries_ = package_.entries.data() + index * package_.kernels.size();
+}
+
+n730_kernel KernelSet::of(const Step &step) const {
+    if (memory_ != nullptr && step.kernel != NONE && entries_[step.kernel].offset != NONE) {
+        uint8_t *entry = static_cast<uint8_t *>(memory_) + entries_[step.kernel].offset;
+        return reinterpret_cast<n730_kernel>(entry);
+    }
+    const Format format = step.weight == NONE ? Format::F32 : package_.tensors[step.weight].format;
+    return builtin_kernel(static_cast<uint16_t>(step.op), static_cast<uint8_t>(format), static_cast<int>(isa_));
+}
+
+std::string KernelSet::describe() const {
+    return std::string(isa_ == Isa::AVX2 ? "AVX2" : "SSE2") + (memory_ != nullptr ? " image of the package" : " built in");
+}
+
+} // namespace n730

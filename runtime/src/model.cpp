@@ -1,0 +1,131 @@
+#include "model.h"
+#include "progress.h"
+#include "text.h"
+#include "utf8.h"
+
+#include <algorithm>
+
+namespace n730 {
+
+FileSource::FileSource(const std::string &path) {
+    try {
+        file_ = std::make_unique<platform::File>(path);
+    } catch (const Error &error) {
+        const std::string what = error.what();
+        throw PackageError("E_OPEN", what.substr(0, what.size() - 1), "", "", "Check the path.");
+    }
+}
+
+PlanChoice choose_plan(const Package &package, uint64_t ram, uint64_t free_ram) {
+    const uint64_t room = free_ram == 0 ? ~uint64_t(0) : free_ram - std::min(free_ram, OVERHEAD);
+    const uint64_t limit = std::min(ram == 0 ? ~uint64_t(0) : ram, room);
+    for (size_t i = 0; i < package.plans.size(); ++i)
+        if (package.plans[i].arena_bytes <= limit) {
+            std::string why = limit == ~uint64_t(0) ? "the largest" : "the first that fits " + format_size(limit);
+            return {i, why + (ram != 0 && limit == ram ? " of --ram" : " of free memory")};
+        }
+    const uint64_t need = package.plans.back().arena_bytes;
+    if (ram != 0 && need > ram)
+        return {{}, "not enough memory by --ram (expected at least " + format_size(need) + ", found " + format_size(ram) +
+                        "). Raise --ram, or build with a smaller --ram or --context"};
+    return {{}, "not enough free memory (expected " + format_size(need + OVERHEAD) + ", found " + format_size(free_ram) +
+                    "). Close other programs, or build with a smaller --ram or --context"};
+}
+
+Arena::Arena(uint64_t bytes) : data_(static_cast<uint8_t *>(platform::allocate(bytes))), bytes_(bytes) {
+    if (data_ == nullptr)
+        throw Error("the system gives no memory", format_size(bytes), "less",
+                    "Close other programs, or build with a smaller --ram or --context.");
+}
+
+Arena::~Arena() { platform::release(data_, bytes_); }
+
+size_t Model::choose(const RunOptions &options) const {
+    if (options.device == "cuda")
+        throw Error("the package has no plan for a GPU", "a plan with VRAM", "plans for the CPU",
+                    "Run with --device auto or cpu.");
+    const PlanChoice choice = choose_plan(package, options.ram, platform::free_ram());
+    if (!choice.plan) throw Error(choice.why);
+    return *choice.plan;
+}
+
+const uint8_t *Model::tables() {
+    uint8_t *tables = arena.data() + plan().tokenizer_offset;
+    read_section(package, TOKENIZER, tables);
+    return tables;
+}
+
+void Model::load() {
+    const double start = platform::seconds();
+    uint64_t total = 0;
+    for (const Segment &segment : package.segments) total += segment.size;
+    Progress progress("loading", total, "");
+    const Advance advance = [&](uint64_t bytes) {
+        progress.advance(bytes);
+        if (platform::interrupted()) throw Interrupted();
+    };
+    for (size_t i = 0; i < package.segments.size(); ++i)
+        read_segment(package, i, arena.data() + package.segment_offset(plan_index, i), advance);
+    load_seconds = platform::seconds() - start;
+}
+
+Model::Model(const RunOptions &options)
+    : source(options.package), package(read_package(source)), plan_index(choose(options)), arena(plan().arena_bytes),
+      tokenizer(tables(), static_cast<size_t>(package.sections[TOKENIZER].size)),
+      kernels(package, options.kernels, options.trust),
+      pool(options.threads > 0 ? options.threads : platform::physical_cores()),
+      executor(package, plan_index, arena.data(), kernels, pool) {
+    if (!options.trust && options.kernels == KernelChoice::AUTO && !package.images.empty())
+        say("running on built-in kernels; --trust would run the package's own code");
+}
+
+std::vector<int32_t> encode_text(const Tokenizer &tokenizer, const std::string &text, bool add_special,
+                                 const std::string &name) {
+    require_utf8(text, name);
+    std::vector<int32_t> ids;
+    if (!tokenizer.encode(text.data(), text.size(), add_special, ids))
+        throw Error(name + " is too long", "at most " + format_size(Tokenizer::kMaxText), format_size(text.size()),
+                    "Cut it into parts.");
+    return ids;
+}
+
+std::vector<int32_t> read_ids(const std::string &path, uint32_t vocab) {
+    const std::string text = read_text_file(path);
+    std::vector<int32_t> ids;
+    size_t at = 0;
+    const auto space = [&](char c) { return c == ' ' || c == '\n' || c == '\t' || c == '\r' || c == '\f' || c == '\v'; };
+    while (at < text.size()) {
+        if (space(text[at])) {
+            ++at;
+            continue;
+        }
+        const size_t from = at;
+        int64_t id = 0;
+        while (at < text.size() && !space(text[at])) {
+            const bool digit = text[at] >= '0' && text[at] <= '9';
+            id = digit ? std::min<int64_t>(id * 10 + (text[at] - '0'), int64_t(1) << 40) : int64_t(1) << 40;
+            ++at;
+        }
+        if (id >= vocab)
+            throw Error("bad token id in " + path, "decimals below " + std::to_string(vocab),
+                        text.substr(from, std::min<size_t>(at - from, 20)), "Correct the file.");
+        ids.push_back(static_cast<int32_t>(id));
+    }
+    return ids;
+}
+
+std::string read_text_file(const std::string &path) {
+    const platform::File file(path);
+    std::string text(static_cast<size_t>(file.size()), '\0');
+    if (!file.read(0, &text[0], text.size())) throw Error("cannot read " + path);
+    return text;
+}
+
+void require_utf8(const std::string &text, const std::string &name) {
+    const size_t valid = utf8_valid_length(text);
+    if (valid != text.size())
+        throw Error(name + " is not UTF-8", "UTF-8", "an invalid byte at offset " + std::to_string(valid),
+                    "Convert it to UTF-8.");
+}
+
+} // namespace n730

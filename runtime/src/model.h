@@ -1,0 +1,90 @@
+// A package made ready to run: plan chosen, arena filled, kernels picked, threads started.
+// (Construction brings everything but the weights, so that a bad prompt is refused before the long read.)
+#pragma once
+#include "executor.h"
+#include "platform.h"
+#include "tokenizer.h"
+
+#include <memory>
+#include <optional>
+
+namespace n730 {
+
+// A package in a file.
+class FileSource : public Source {
+  public:
+    explicit FileSource(const std::string &path); // throws PackageError E_OPEN
+    uint64_t size() const override { return file_->size(); }
+    bool read(uint64_t offset, void *out, size_t n) const override { return file_->read(offset, out, n); }
+
+  private:
+    std::unique_ptr<platform::File> file_;
+};
+
+struct RunOptions {
+    std::string package;
+    uint64_t ram = 0; // bytes for the arena; 0: what is free
+    int threads = 0;  // 0: one a physical core
+    std::string device = "auto";
+    bool trust = false;
+    KernelChoice kernels = KernelChoice::AUTO;
+};
+
+// Memory that the process takes beside the arena: at most this.
+constexpr uint64_t OVERHEAD = uint64_t(24) << 20;
+
+struct PlanChoice {
+    std::optional<size_t> plan; // none: nothing fits
+    std::string why;            // in words, either way
+};
+// The first plan whose arena fits `ram` (if not 0), and with OVERHEAD what is really free (if known, not 0).
+PlanChoice choose_plan(const Package &package, uint64_t ram, uint64_t free_ram);
+
+// One planned piece of memory.
+class Arena {
+  public:
+    explicit Arena(uint64_t bytes); // throws Error
+    ~Arena();
+    Arena(const Arena &) = delete;
+    Arena &operator=(const Arena &) = delete;
+    uint8_t *data() const { return data_; }
+
+  private:
+    uint8_t *data_;
+    uint64_t bytes_;
+};
+
+// Ids of a text. Throws Error if it is not UTF-8 or too long; `name` says whose text it is.
+std::vector<int32_t> encode_text(const Tokenizer &tokenizer, const std::string &text, bool add_special,
+                                 const std::string &name);
+// Ids in a file of decimals, each below `vocab`. Throws Error.
+std::vector<int32_t> read_ids(const std::string &path, uint32_t vocab);
+
+class Model {
+  public:
+    explicit Model(const RunOptions &options); // throws Error, Interrupted
+
+    const Plan &plan() const { return package.plans[plan_index]; }
+    // Reads the weights into the arena. Throws PackageError, Interrupted.
+    void load();
+
+    FileSource source;
+    Package package;
+    size_t plan_index;
+    double load_seconds = 0; // what load() took
+    Arena arena;
+    Tokenizer tokenizer;
+    KernelSet kernels;
+    ThreadPool pool;
+    Executor executor;
+
+  private:
+    size_t choose(const RunOptions &options) const;
+    const uint8_t *tables();
+};
+
+std::string read_text_file(const std::string &path); // throws Error
+// Throws Error naming the offset of the first byte that is not UTF-8.
+void require_utf8(const std::string &text, const std::string &name);
+
+} // namespace n730

@@ -1,0 +1,257 @@
+// BUFFERS, CACHES, STEPS, PROGRAM: what is computed. After these checks no step can reach outside its operands.
+#include "package.h"
+
+#include <cmath>
+
+namespace n730 {
+
+namespace {
+
+constexpr uint32_t MAX_DIM = 1u << 24;
+
+std::string str(int64_t n) { return std::to_string(n); }
+
+struct Operands {
+    const char *name;
+    int inputs;
+    bool out;
+    enum { NO, MATRIX, VECTOR } weight;
+    bool bias; // may be there
+    int ints, floats;
+};
+
+// By op; the table of FORMAT.md section 2.
+constexpr Operands OPERANDS[] = {
+    {"", 0, false, Operands::NO, false, 0, 0},
+    {"EMBED", 0, true, Operands::MATRIX, false, 0, 0},
+    {"RMS_NORM", 1, true, Operands::VECTOR, false, 0, 1},
+    {"QUANTIZE", 1, true, Operands::NO, false, 0, 0},
+    {"LINEAR", 1, true, Operands::MATRIX, true, 0, 0},
+    {"ROPE_TABLE", 0, true, Operands::VECTOR, false, 0, 1},
+    {"ROPE", 2, true, Operands::NO, false, 3, 0},
+    {"KV_STORE", 2, false, Operands::NO, false, 1, 0},
+    {"ATTENTION", 1, true, Operands::NO, false, 2, 1},
+    {"SILU_MUL", 2, true, Operands::NO, false, 0, 0},
+    {"ADD", 2, true, Operands::NO, false, 0, 0},
+    {"MUL", 2, true, Operands::NO, false, 0, 0},
+    {"SILU", 1, true, Operands::NO, false, 0, 0},
+};
+constexpr uint16_t LAST_OP = static_cast<uint16_t>(Op::SILU);
+
+// Checks one step against the tables and against the steps before it.
+class StepCheck {
+  public:
+    StepCheck(Package &package, const uint8_t *record, size_t index, std::vector<bool> &written, std::vector<bool> &stored)
+        : package_(package), r_(record), index_(index), written_(written), stored_(stored),
+          head_(index >= package.program.head_first) {}
+
+    void run() {
+        const uint16_t op = be16(r_);
+        need(op >= 1 && op <= LAST_OP, "op", "1 to 12", op);
+        operands_ = &OPERANDS[op];
+        s_ = decode();
+        check_unused();
+        check_scopes();
+        check_shapes();
+        if (operands_->out) written_[s_.out] = true;
+        package_.steps.push_back(s_);
+    }
+
+  private:
+    void need(bool good, const char *what, const std::string &expected, int64_t found) const {
+        if (good) return;
+        const std::string name = operands_ ? std::string(" (") + operands_->name + ")" : "";
+        throw PackageError("E_STEP", "step " + str(int64_t(index_)) + name + ": " + what, expected, str(found));
+    }
+
+    Step decode() const {
+        Step s{Op(be16(r_)), be32(r_ + 4), be32(r_ + 8), {}, be32(r_ + 24), be32(r_ + 28), be32(r_ + 32), {}, {}};
+        for (int i = 0; i < 3; ++i) s.in[i] = be32(r_ + 12 + 4 * i);
+        for (int i = 0; i < 6; ++i) s.p[i] = static_cast<int32_t>(be32(r_ + 36 + 4 * i));
+        for (int i = 0; i < 4; ++i) s.f[i] = be_f32(r_ + 60 + 4 * i);
+        return s;
+    }
+
+    void check_unused() const {
+        need(be16(r_ + 2) == 0 && all_zero(r_ + 76, 20), "reserved bytes", "zeros", 1);
+        need(s_.kernel == NONE || s_.kernel < package_.sections[KERNELS].size / 32, "kernel", "one of KERNELS", s_.kernel);
+        for (int i = 0; i < 3; ++i) {
+            if (i < operands_->inputs) need(s_.in[i] < package_.buffers.size(), "input", "a buffer", s_.in[i]);
+            else need(s_.in[i] == NONE, "unused input", "none", s_.in[i]);
+        }
+        if (operands_->out) need(s_.out < package_.buffers.size(), "output", "a buffer", s_.out);
+        else need(s_.out == NONE, "unused output", "none", s_.out);
+        if (operands_->weight != Operands::NO) need(s_.weight < package_.tensors.size(), "weight", "a tensor", s_.weight);
+        else need(s_.weight == NONE, "unused weight", "none", s_.weight);
+        need(s_.bias == NONE || (operands_->bias && s_.bias < package_.tensors.size()), "bias",
+             operands_->bias ? "a tensor or none" : "none", s_.bias);
+        for (int i = operands_->ints; i < 6; ++i) need(s_.p[i] == 0, "unused number", "0", s_.p[i]);
+        for (int i = 0; i < operands_->floats; ++i) need(std::isfinite(s_.f[i]), "float", "finite", be32(r_ + 60 + 4 * i));
+        need(all_zero(r_ + 60 + 4 * operands_->floats, 4 * (4 - size_t(operands_->floats))), "unused float", "zero bits", 1);
+    }
+
+    void check_scopes() const {
+        if (head_)
+            need(s_.op != Op::EMBED && s_.op != Op::ROPE_TABLE && s_.op != Op::ROPE && s_.op != Op::KV_STORE &&
+                     s_.op != Op::ATTENTION, "op after head_first", "one without positions", int64_t(s_.op));
+        for (int i = 0; i < operands_->inputs; ++i) {
+            need(head_ || in(i).scope == Scope::BODY, "scope of an input", "body", int64_t(in(i).scope));
+            need(written_[s_.in[i]], "input", "a buffer that an earlier step wrote", s_.in[i]);
+        }
+        if (operands_->out) need((out().scope == Scope::HEAD) == head_, "scope of the output", head_ ? "head" : "body",
+                                 int64_t(out().scope));
+    }
+
+    const Buffer &in(int i) const { return package_.buffers[s_.in[i]]; }
+    const Buffer &out() const { return package_.buffers[s_.out]; }
+    const Tensor &weight() const { return package_.tensors[s_.weight]; }
+
+    void input(int i, BufferKind kind, int64_t width) const {
+        need(in(i).kind == kind, "kind of an input", kind == BufferKind::F32 ? "f32" : "q8", int64_t(in(i).kind));
+        need(in(i).width == width, "width of an input", str(width), in(i).width);
+    }
+    void output(BufferKind kind, int64_t width) const {
+        need(out().kind == kind, "kind of the output", kind == BufferKind::F32 ? "f32" : "q8", int64_t(out().kind));
+        need(out().width == width, "width of the output", str(width), out().width);
+    }
+    void vector(uint32_t id, int64_t width, const char *what) const {
+        const Tensor &t = package_.tensors[id];
+        need(t.layout == Layout::VECTOR, what, "a vector", id);
+        need(t.cols == width, what, str(width) + " elements", t.cols);
+    }
+    const Cache &cache() const {
+        need(s_.p[0] >= 0 && size_t(s_.p[0]) < package_.caches.size(), "cache", "one of CACHES", s_.p[0]);
+        return package_.caches[size_t(s_.p[0])];
+    }
+    void apart(int i) const { need(s_.out != s_.in[i], "output", "not an input", s_.out); }
+
+    void check_shapes() {
+        if (operands_->weight == Operands::MATRIX) need(weight().layout == Layout::MATRIX, "weight", "a matrix", s_.weight);
+        if (operands_->weight == Operands::VECTOR) need(weight().layout == Layout::VECTOR, "weight", "a vector", s_.weight);
+        constexpr BufferKind F32 = BufferKind::F32;
+        switch (s_.op) {
+        case Op::EMBED:
+            need(weight().rows == package_.program.vocab, "rows of the weight", str(package_.program.vocab), weight().rows);
+            output(F32, weight().cols);
+            break;
+        case Op::RMS_NORM:
+            need(s_.f[0] > 0, "epsilon", "above 0", be32(r_ + 60));
+            input(0, F32, in(0).width), output(F32, in(0).width);
+            vector(s_.weight, in(0).width, "weight");
+            apart(0);
+            break;
+        case Op::QUANTIZE:
+            input(0, F32, in(0).width), output(BufferKind::Q8, in(0).width);
+            break;
+        case Op::LINEAR: {
+            const bool plain = weight().format == Format::F16 || weight().format == Format::BF16;
+            input(0, plain ? F32 : BufferKind::Q8, weight().cols), output(F32, weight().rows);
+            if (s_.bias != NONE) vector(s_.bias, weight().rows, "bias");
+            apart(0);
+            break;
+        }
+        case Op::ROPE_TABLE:
+            output(F32, int64_t(weight().cols) * 2);
+            break;
+        case Op::ROPE: {
+            const int64_t heads = s_.p[0], head_dim = s_.p[1], rotary = s_.p[2];
+            need(heads >= 1, "heads", "at least 1", heads);
+            need(head_dim >= 1, "head_dim", "at least 1", head_dim);
+            need(rotary >= 2 && rotary % 2 == 0 && rotary <= head_dim, "rotary_dim", "even, 2 to head_dim", rotary);
+            input(0, F32, heads * head_dim), input(1, F32, rotary), output(F32, heads * head_dim);
+            apart(1);
+            break;
+        }
+        case Op::KV_STORE: {
+            const int64_t width = int64_t(cache().kv_heads) * cache().head_dim;
+            input(0, F32, width), input(1, F32, width);
+            stored_[size_t(s_.p[0])] = true;
+            break;
+        }
+        case Op::ATTENTION: {
+            const int64_t heads = s_.p[1], width = heads * cache().head_dim;
+            need(heads >= 1 && heads % cache().kv_heads == 0, "heads", "a multiple of kv_heads", heads);
+            need(stored_[size_t(s_.p[0])], "cache", "one that an earlier KV_STORE wrote", s_.p[0]);
+            input(0, F32, width), output(F32, width);
+            apart(0);
+            break;
+        }
+        case Op::SILU_MUL:
+        case Op::ADD:
+        case Op::MUL:
+            input(0, F32, in(0).width), input(1, F32, in(0).width), output(F32, in(0).width);
+            break;
+        case Op::SILU:
+            input(0, F32, in(0).width), output(F32, in(0).width);
+            break;
+        }
+    }
+
+    Package &package_;
+    const uint8_t *r_;
+    const size_t index_;
+    std::vector<bool> &written_; // buffers
+    std::vector<bool> &stored_;  // caches
+    const bool head_;
+    const Operands *operands_ = nullptr;
+    Step s_{};
+};
+
+void read_buffers(Package &package) {
+    each_record(package, BUFFERS, 16, [&](const uint8_t *r, size_t i) {
+        const auto bad = [&](const char *what, const char *expected, uint32_t found) {
+            throw PackageError("E_BUFFER", "buffer " + str(int64_t(i)) + ": " + what, expected, str(found));
+        };
+        const uint32_t width = be32(r + 4);
+        if (r[0] > 1) bad("kind", "0 or 1", r[0]);
+        if (r[1] > 1) bad("scope", "0 or 1", r[1]);
+        if (width < 1 || width > MAX_DIM) bad("width", "1 to 2^24", width);
+        if (!all_zero(r + 2, 2) || !all_zero(r + 8, 8)) bad("reserved bytes", "zeros", 1);
+        package.buffers.push_back({BufferKind(r[0]), Scope(r[1]), width});
+    });
+    each_record(package, CACHES, 16, [&](const uint8_t *r, size_t i) {
+        const auto bad = [&](const char *what, const char *expected, uint32_t found) {
+            throw PackageError("E_CACHE", "cache " + str(int64_t(i)) + ": " + what, expected, str(found));
+        };
+        const Cache c{be32(r), be32(r + 4)};
+        if (c.kv_heads < 1 || c.kv_heads > 65536) bad("kv_heads", "1 to 65536", c.kv_heads);
+        if (c.head_dim < 1 || c.head_dim > 1024 || c.head_dim % 8 != 0) bad("head_dim", "8 to 1024, a multiple of 8", c.head_dim);
+        if (be32(r + 8) != 0) bad("window", "0", be32(r + 8));
+        if (r[12] != 1) bad("format", "1 (f16)", r[12]);
+        if (!all_zero(r + 13, 3)) bad("reserved bytes", "zeros", 1);
+        package.caches.push_back(c);
+    });
+}
+
+void check_program(const Package &package, const uint8_t *r) {
+    const auto need = [](bool good, const char *what, const std::string &expected, uint32_t found) {
+        if (!good) throw PackageError("E_PROGRAM", std::string("program: ") + what, expected, str(found));
+    };
+    const Program &p = package.program;
+    need(p.head_first >= 1 && p.head_first < package.steps.size(), "head_first", "1 to the number of steps − 1", p.head_first);
+    need(p.vocab >= 1 && p.vocab <= MAX_DIM, "vocab", "1 to 2^24", p.vocab);
+    need(p.logits < package.buffers.size(), "logits buffer", "a buffer", p.logits);
+    const Buffer &logits = package.buffers[p.logits];
+    need(logits.kind == BufferKind::F32 && logits.scope == Scope::HEAD, "logits buffer", "f32 of the head", p.logits);
+    need(logits.width == p.vocab, "width of the logits", str(p.vocab), logits.width);
+    bool linear = false;
+    for (const Step &s : package.steps) linear = linear || (s.op == Op::LINEAR && s.out == p.logits);
+    need(linear, "logits buffer", "written by a LINEAR step", p.logits);
+    need(all_zero(r + 12, 20), "reserved bytes", "zeros", 1);
+}
+
+} // namespace
+
+void read_program(Package &package) {
+    read_buffers(package);
+    // The steps are checked with PROGRAM's numbers as they stand, and these after them.
+    const std::vector<uint8_t> program = read_section(package, PROGRAM);
+    package.program = {be32(program.data()), be32(program.data() + 4), be32(program.data() + 8)};
+    std::vector<bool> written(package.buffers.size()), stored(package.caches.size());
+    package.steps.reserve(package.sections[STEPS].size / 96);
+    each_record(package, STEPS, 96,
+                [&](const uint8_t *r, size_t i) { StepCheck(package, r, i, written, stored).run(); });
+    check_program(package, program.data());
+}
+
+} // namespace n730

@@ -1,0 +1,56 @@
+// Everything that differs between operating systems. platform_posix.cpp and platform_windows.cpp implement it; no
+// other file calls the system.
+#pragma once
+#include <cstddef>
+#include <cstdint>
+#include <cstdio>
+#include <string>
+#include <vector>
+
+namespace n730::platform {
+
+// To be called first: makes the standard streams safe to use and gives the arguments in UTF-8.
+std::vector<std::string> start(int argc, char **argv);
+
+// A file opened for reading at offsets. Paths are UTF-8.
+class File {
+  public:
+    explicit File(const std::string &path); // throws Error (what the system said) if it cannot be opened
+    ~File();
+    File(const File &) = delete;
+    File &operator=(const File &) = delete;
+    uint64_t size() const { return size_; }
+    // Reads exactly `n` bytes at `offset`; false if they cannot be had.
+    bool read(uint64_t offset, void *out, size_t n) const;
+
+  private:
+    intptr_t handle_;
+    uint64_t size_;
+};
+
+std::FILE *open_write(const std::string &path); // nullptr: errno says why
+bool replace_file(const std::string &from, const std::string &to);
+void remove_file(const std::string &path);
+
+// Zeroed memory of `bytes`, on huge pages where the system has them; nullptr if there is not enough.
+void *allocate(uint64_t bytes);
+void release(void *memory, uint64_t bytes);
+
+// Memory for code: writable first, then executable and no longer writable.
+bool make_executable(void *memory, uint64_t bytes);
+
+uint64_t free_ram();   // bytes that can be taken without swapping, limits of control groups included; 0: unknown
+uint64_t peak_rss();   // bytes, of this process so far
+int physical_cores();  // that this process may use, at least 1
+double seconds();      // a monotonic clock
+bool stdout_is_tty();
+bool stderr_is_tty();
+void catch_interrupt(); // from now on Ctrl-C sets a flag; a second one ends the process
+bool interrupted();
+inline void cpu_pause() {
+#if defined(__x86_64__) || defined(__i386__)
+    __builtin_ia32_pause();
+#endif
+}
+
+} // namespace n730::platform

@@ -1,0 +1,193 @@
+// Linux and other POSIX systems.
+#include "platform.h"
+#include "error.h"
+
+#include <algorithm>
+#include <cerrno>
+#include <csignal>
+#include <cstdlib>
+#include <cstring>
+#include <fcntl.h>
+#include <sched.h>
+#include <set>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <time.h>
+#include <unistd.h>
+
+namespace n730::platform {
+
+File::File(const std::string &path) : handle_(::open(path.c_str(), O_RDONLY | O_CLOEXEC)), size_(0) {
+    struct stat info;
+    if (handle_ >= 0 && ::fstat(static_cast<int>(handle_), &info) == 0 && S_ISREG(info.st_mode)) {
+        size_ = static_cast<uint64_t>(info.st_size);
+        return;
+    }
+    const std::string why = handle_ < 0 ? std::strerror(errno) : "not a regular file";
+    if (handle_ >= 0) ::close(static_cast<int>(handle_));
+    throw Error("cannot open " + path, "", why);
+}
+
+File::~File() { ::close(static_cast<int>(handle_)); }
+
+bool File::read(uint64_t offset, void *out, size_t n) const {
+    auto *to = static_cast<uint8_t *>(out);
+    while (n > 0) {
+        const ssize_t got = ::pread(static_cast<int>(handle_), to, n, static_cast<off_t>(offset));
+        if (got < 0 && errno == EINTR) continue;
+        if (got <= 0) return false;
+        to += got, offset += static_cast<uint64_t>(got), n -= static_cast<size_t>(got);
+    }
+    return true;
+}
+
+std::FILE *open_write(const std::string &path) { return std::fopen(path.c_str(), "wbe"); }
+bool replace_file(const std::string &from, const std::string &to) { return std::rename(from.c_str(), to.c_str()) == 0; }
+void remove_file(const std::string &path) { ::unlink(path.c_str()); }
+
+void *allocate(uint64_t bytes) {
+    // Huge pages want 2 MiB alignment: take more address space and give back the ends.
+    constexpr uint64_t huge = 2u << 20;
+    if (bytes > (uint64_t(1) << 46)) return nullptr;
+    const uint64_t span = bytes >= huge ? bytes + huge : bytes;
+    void *got = ::mmap(nullptr, span, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (got == MAP_FAILED) return nullptr;
+    if (span == bytes) return got;
+    const auto start = reinterpret_cast<uintptr_t>(got);
+    const uintptr_t aligned = (start + huge - 1) / huge * huge;
+    if (aligned > start) ::munmap(got, aligned - start);
+    if (start + span > aligned + bytes)
+        ::munmap(reinterpret_cast<void *>(aligned + bytes), start + span - (aligned + bytes));
+#ifdef MADV_HUGEPAGE
+    ::madvise(reinterpret_cast<void *>(aligned), bytes, MADV_HUGEPAGE);
+#endif
+    return reinterpret_cast<void *>(aligned);
+}
+
+void release(void *memory, uint64_t bytes) { ::munmap(memory, bytes); }
+
+bool make_executable(void *memory, uint64_t bytes) { return ::mprotect(memory, bytes, PROT_READ | PROT_EXEC) == 0; }
+
+namespace {
+
+// Lines of a small text file of the system; empty if it is not there.
+std::string slurp(const std::string &path) {
+    std::string text;
+    if (std::FILE *f = std::fopen(path.c_str(), "re")) {
+        char part[4096];
+        size_t got;
+        while ((got = std::fread(part, 1, sizeof part, f)) > 0) text.append(part, got);
+        std::fclose(f);
+    }
+    return text;
+}
+
+// The number after `key` in `text`; `missing` if the key is not there.
+uint64_t number_after(const std::string &text, const std::string &key, uint64_t missing) {
+    const size_t at = text.find(key);
+    if (at == std::string::npos) return missing;
+    const char *digits = text.c_str() + at + key.size();
+    char *end;
+    const uint64_t value = std::strtoull(digits, &end, 10);
+    return end == digits ? missing : value;
+}
+
+constexpr uint64_t UNLIMITED = ~uint64_t(0);
+
+// Room that a memory control group and its ancestors leave; page cache counts as free, since it gives way.
+uint64_t cgroup_room(const std::string &root, std::string path, const char *limit, const char *usage) {
+    uint64_t room = UNLIMITED;
+    for (;;) {
+        const std::string dir = root + path + "/";
+        const uint64_t most = number_after("=" + slurp(dir + limit), "=", UNLIMITED);
+        if (most != UNLIMITED) {
+            const std::string stat = "\n" + slurp(dir + "memory.stat");
+            const uint64_t cache = number_after(stat, "\ninactive_file ", 0) + number_after(stat, "\nactive_file ", 0);
+            uint64_t used = number_after("=" + slurp(dir + usage), "=", 0);
+            used -= std::min(used, cache);
+            room = std::min(room, most - std::min(most, used));
+        }
+        const size_t slash = path.rfind('/');
+        if (slash == std::string::npos) return room;
+        path.resize(slash);
+    }
+}
+
+} // namespace
+
+uint64_t free_ram() {
+    uint64_t room = number_after(slurp("/proc/meminfo"), "MemAvailable:", UNLIMITED >> 10) << 10;
+    const std::string groups = "\n" + slurp("/proc/self/cgroup");
+    for (size_t at = 0; (at = groups.find('\n', at)) != std::string::npos; ++at) {
+        const std::string line = groups.substr(at + 1, groups.find('\n', at + 1) - at - 1);
+        const size_t slash = line.find(":/");
+        if (slash == std::string::npos) continue;
+        std::string path = line.substr(slash + 1);
+        if (path == "/") path.clear();
+        if (line.compare(0, 3, "0::") == 0)
+            room = std::min(room, cgroup_room("/sys/fs/cgroup", path, "memory.max", "memory.current"));
+        else if (line.find(":memory:") != std::string::npos)
+            room = std::min(room, cgroup_room("/sys/fs/cgroup/memory", path, "memory.limit_in_bytes",
+                                              "memory.usage_in_bytes"));
+    }
+    return room >= UNLIMITED >> 11 ? 0 : room;
+}
+
+// VmHWM and not getrusage: ru_maxrss is inherited from the parent's image across exec.
+uint64_t peak_rss() { return number_after(slurp("/proc/self/status"), "VmHWM:", 0) << 10; }
+
+int physical_cores() {
+    cpu_set_t allowed;
+    CPU_ZERO(&allowed);
+    if (::sched_getaffinity(0, sizeof allowed, &allowed) != 0) return 1;
+    // Hyperthreads of one core name the same set of siblings.
+    std::set<std::string> cores;
+    for (int cpu = 0; cpu < CPU_SETSIZE; ++cpu) {
+        if (!CPU_ISSET(cpu, &allowed)) continue;
+        const std::string name = "/sys/devices/system/cpu/cpu" + std::to_string(cpu) + "/topology/thread_siblings_list";
+        const std::string siblings = slurp(name);
+        cores.insert(siblings.empty() ? std::to_string(cpu) : siblings);
+    }
+    int count = std::max<int>(1, static_cast<int>(cores.size()));
+    // A container's share of processor time: more threads than that would wait for each other.
+    const std::string v2 = "=" + slurp("/sys/fs/cgroup/cpu.max");
+    uint64_t quota = number_after(v2, "=", 0), period = number_after(v2, " ", 0);
+    if (quota == 0) {
+        quota = number_after("=" + slurp("/sys/fs/cgroup/cpu/cpu.cfs_quota_us"), "=", 0);
+        period = number_after("=" + slurp("/sys/fs/cgroup/cpu/cpu.cfs_period_us"), "=", 0);
+        if (quota > UNLIMITED / 2) quota = 0; // -1: no limit
+    }
+    if (quota > 0 && period > 0) count = std::min<int>(count, static_cast<int>(std::max<uint64_t>(1, quota / period)));
+    return count;
+}
+
+double seconds() {
+    struct timespec now;
+    ::clock_gettime(CLOCK_MONOTONIC, &now);
+    return static_cast<double>(now.tv_sec) + 1e-9 * static_cast<double>(now.tv_nsec);
+}
+
+bool stdout_is_tty() { return ::isatty(1) == 1; }
+bool stderr_is_tty() { return ::isatty(2) == 1; }
+
+namespace {
+volatile std::sig_atomic_t interrupt_flag = 0; // a signal handler can reach nothing else
+
+void on_interrupt(int signal) {
+    interrupt_flag = 1;
+    ::signal(signal, SIG_DFL);
+}
+} // namespace
+
+void catch_interrupt() { std::signal(SIGINT, on_interrupt); }
+bool interrupted() { return interrupt_flag != 0; }
+
+std::vector<std::string> start(int argc, char **argv) {
+    // A closed standard stream must not become the number of a file opened later.
+    for (int fd = 0; fd < 3; ++fd)
+        if (::fcntl(fd, F_GETFD) < 0 && ::open("/dev/null", fd == 0 ? O_WRONLY : O_RDONLY) < 0) std::abort();
+    std::signal(SIGPIPE, SIG_IGN); // a closed pipe is an error of fwrite, said in one line
+    return std::vector<std::string>(argv, argv + argc);
+}
+
+} // namespace n730::platform

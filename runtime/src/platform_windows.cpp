@@ -1,0 +1,135 @@
+// Windows 7 and later; needs KERNEL32 and msvcrt only.
+#define WIN32_LEAN_AND_MEAN
+#define NOMINMAX
+#define PSAPI_VERSION 2
+#include "platform.h"
+#include "error.h"
+
+#include <csignal>
+#include <fcntl.h>
+#include <io.h>
+#include <windows.h>
+#include <psapi.h>
+
+extern "C" int __wgetmainargs(int *, wchar_t ***, wchar_t ***, int, int *); // msvcrt
+
+namespace n730::platform {
+
+namespace {
+std::wstring wide(const std::string &text) {
+    const int n = ::MultiByteToWideChar(CP_UTF8, 0, text.data(), static_cast<int>(text.size()), nullptr, 0);
+    std::wstring out(static_cast<size_t>(n), L'\0');
+    ::MultiByteToWideChar(CP_UTF8, 0, text.data(), static_cast<int>(text.size()), &out[0], n);
+    return out;
+}
+HANDLE as_handle(intptr_t value) { return reinterpret_cast<HANDLE>(value); }
+} // namespace
+
+File::File(const std::string &path)
+    : handle_(reinterpret_cast<intptr_t>(::CreateFileW(wide(path).c_str(), GENERIC_READ, FILE_SHARE_READ, nullptr,
+                                                       OPEN_EXISTING, FILE_ATTRIBUTE_NORMAL, nullptr))),
+      size_(0) {
+    LARGE_INTEGER size;
+    if (as_handle(handle_) != INVALID_HANDLE_VALUE && ::GetFileSizeEx(as_handle(handle_), &size)) {
+        size_ = static_cast<uint64_t>(size.QuadPart);
+        return;
+    }
+    const std::string why = "Windows error " + std::to_string(::GetLastError());
+    if (as_handle(handle_) != INVALID_HANDLE_VALUE) ::CloseHandle(as_handle(handle_));
+    throw Error("cannot open " + path, "", why);
+}
+
+File::~File() { ::CloseHandle(as_handle(handle_)); }
+
+bool File::read(uint64_t offset, void *out, size_t n) const {
+    auto *to = static_cast<uint8_t *>(out);
+    while (n > 0) {
+        OVERLAPPED at = {};
+        at.Offset = static_cast<DWORD>(offset);
+        at.OffsetHigh = static_cast<DWORD>(offset >> 32);
+        const DWORD want = static_cast<DWORD>(n < (1u << 30) ? n : (1u << 30));
+        DWORD got = 0;
+        if (!::ReadFile(as_handle(handle_), to, want, &got, &at) || got == 0) return false;
+        to += got, offset += got, n -= got;
+    }
+    return true;
+}
+
+std::FILE *open_write(const std::string &path) { return ::_wfopen(wide(path).c_str(), L"wb"); }
+bool replace_file(const std::string &from, const std::string &to) {
+    return ::MoveFileExW(wide(from).c_str(), wide(to).c_str(), MOVEFILE_REPLACE_EXISTING) != 0;
+}
+void remove_file(const std::string &path) { ::DeleteFileW(wide(path).c_str()); }
+
+void *allocate(uint64_t bytes) { return ::VirtualAlloc(nullptr, bytes, MEM_RESERVE | MEM_COMMIT, PAGE_READWRITE); }
+void release(void *memory, uint64_t) { ::VirtualFree(memory, 0, MEM_RELEASE); }
+bool make_executable(void *memory, uint64_t bytes) {
+    DWORD before;
+    return ::VirtualProtect(memory, bytes, PAGE_EXECUTE_READ, &before) != 0;
+}
+
+uint64_t free_ram() {
+    MEMORYSTATUSEX status = {};
+    status.dwLength = sizeof status;
+    return ::GlobalMemoryStatusEx(&status) ? status.ullAvailPhys : 0;
+}
+
+uint64_t peak_rss() {
+    PROCESS_MEMORY_COUNTERS counters = {};
+    return ::K32GetProcessMemoryInfo(::GetCurrentProcess(), &counters, sizeof counters) ? counters.PeakWorkingSetSize
+                                                                                       : 0;
+}
+
+int physical_cores() {
+    DWORD bytes = 0;
+    ::GetLogicalProcessorInformation(nullptr, &bytes);
+    std::vector<SYSTEM_LOGICAL_PROCESSOR_INFORMATION> info(bytes / sizeof(SYSTEM_LOGICAL_PROCESSOR_INFORMATION));
+    if (info.empty() || !::GetLogicalProcessorInformation(info.data(), &bytes)) return 1;
+    DWORD_PTR allowed = 0, all = 0;
+    ::GetProcessAffinityMask(::GetCurrentProcess(), &allowed, &all);
+    int cores = 0;
+    for (const auto &item : info) cores += item.Relationship == RelationProcessorCore && (item.ProcessorMask & allowed);
+    return cores > 0 ? cores : 1;
+}
+
+double seconds() {
+    LARGE_INTEGER now, frequency;
+    ::QueryPerformanceCounter(&now);
+    ::QueryPerformanceFrequency(&frequency);
+    return static_cast<double>(now.QuadPart) / static_cast<double>(frequency.QuadPart);
+}
+
+bool stdout_is_tty() { return ::_isatty(1) != 0; }
+bool stderr_is_tty() { return ::_isatty(2) != 0; }
+
+namespace {
+volatile LONG interrupt_flag = 0; // the console's handler thread can reach nothing else
+
+BOOL WINAPI on_console(DWORD event) {
+    if (event != CTRL_C_EVENT && event != CTRL_BREAK_EVENT) return FALSE;
+    return ::InterlockedExchange(&interrupt_flag, 1) == 0; // the second one ends the process
+}
+} // namespace
+
+void catch_interrupt() { ::SetConsoleCtrlHandler(on_console, TRUE); }
+bool interrupted() { return interrupt_flag != 0; }
+
+std::vector<std::string> start(int, char **) {
+    ::SetConsoleOutputCP(CP_UTF8);
+    ::_setmode(1, _O_BINARY); // no \r added to generated text
+    // The arguments in Unicode, with `*` left alone: a prompt may hold it.
+    int argc = 0, startup = 0;
+    wchar_t **argv = nullptr, **environment = nullptr;
+    ::__wgetmainargs(&argc, &argv, &environment, 0, &startup);
+    std::vector<std::string> arguments;
+    for (int i = 0; i < argc; ++i) {
+        const int n = ::WideCharToMultiByte(CP_UTF8, 0, argv[i], -1, nullptr, 0, nullptr, nullptr);
+        std::string text(static_cast<size_t>(n), '\0');
+        ::WideCharToMultiByte(CP_UTF8, 0, argv[i], -1, &text[0], n, nullptr, nullptr);
+        text.resize(text.empty() ? 0 : text.size() - 1);
+        arguments.push_back(text);
+    }
+    return arguments;
+}
+
+} // namespace n730::platform

@@ -1,0 +1,109 @@
+// Negative log-likelihood of a text, window by window of the context, and the logits themselves.
+#include "commands.h"
+#include "npy.h"
+#include "progress.h"
+#include "text.h"
+
+#include <algorithm>
+#include <cmath>
+#include <nlohmann/json.hpp>
+
+namespace n730 {
+
+namespace {
+
+// −ln softmax(logits)[target], in double precision.
+double negative_log_likelihood(const float *logits, int64_t vocab, int32_t target) {
+    const double most = *std::max_element(logits, logits + vocab);
+    double sum = 0;
+    for (int64_t i = 0; i < vocab; ++i) sum += std::exp(logits[i] - most);
+    return std::log(sum) + most - logits[target];
+}
+
+class Scorer {
+  public:
+    Scorer(Model &model, const std::vector<int32_t> &ids, NpyWriter *logits)
+        : model_(model), ids_(ids), logits_(logits), progress_("scoring", ids.size(), "tokens"),
+          nll_(model.plan().head_batch) {}
+
+    void run() {
+        const size_t context = model_.plan().context, batch = model_.plan().batch;
+        for (size_t start = 0; start < ids_.size(); start += context) {
+            const size_t end = std::min(ids_.size(), start + context);
+            for (size_t at = start; at < end; at += batch) {
+                if (platform::interrupted()) throw Interrupted();
+                const size_t n = std::min(batch, end - at);
+                model_.executor.body(ids_.data() + at, static_cast<int64_t>(n), static_cast<int64_t>(at - start));
+                // The last token of a window predicts nothing that is scored.
+                score_batch(at, logits_ != nullptr || at + n < end ? n : n - 1, end);
+                progress_.advance(n);
+            }
+        }
+    }
+
+    double nll = 0; // nats, summed
+    size_t scored = 0;
+
+  private:
+    void score_batch(size_t at, size_t n, size_t window_end) {
+        const int64_t vocab = model_.executor.vocab(), stride = model_.executor.logits_stride();
+        for (size_t i = 0; i < n; i += model_.plan().head_batch) {
+            const size_t m = std::min<size_t>(model_.plan().head_batch, n - i);
+            const float *logits = model_.executor.head(static_cast<int64_t>(i), static_cast<int64_t>(m));
+            const size_t first = at + i;
+            const size_t predict = std::min(m, window_end - 1 - first); // tokens with a next one in the window
+            auto work = [&](int thread) {
+                int64_t from, to;
+                model_.pool.range(static_cast<int64_t>(predict), thread, from, to);
+                for (int64_t j = from; j < to; ++j)
+                    nll_[static_cast<size_t>(j)] =
+                        negative_log_likelihood(logits + j * stride, vocab, ids_[first + static_cast<size_t>(j) + 1]);
+            };
+            if (predict > 0) model_.pool.run(work);
+            for (size_t j = 0; j < predict; ++j) nll += nll_[j];
+            scored += predict;
+            for (size_t j = 0; logits_ != nullptr && j < m; ++j) logits_->row(logits + static_cast<int64_t>(j) * stride);
+        }
+    }
+
+    Model &model_;
+    const std::vector<int32_t> &ids_;
+    NpyWriter *logits_;
+    Progress progress_;
+    std::vector<double> nll_; // of one head batch
+};
+
+} // namespace
+
+int score(const RunOptions &run, const ScoreOptions &options) {
+    Model model(run);
+    const std::vector<int32_t> ids = options.tokens_file
+                                         ? read_ids(*options.tokens_file, model.package.program.vocab)
+                                         : encode_text(model.tokenizer, read_text_file(*options.text_file), true, *options.text_file);
+    if (ids.empty()) throw Error("there is nothing to score", "at least one token", "none", "Give a longer text.");
+    model.load();
+    std::unique_ptr<NpyWriter> logits;
+    if (options.logits)
+        logits = std::make_unique<NpyWriter>(*options.logits, static_cast<int64_t>(ids.size()), model.executor.vocab());
+    nlohmann::ordered_json facts;
+    {
+        Scorer scorer(model, ids, logits.get());
+        scorer.run();
+        const double mean = scorer.scored > 0 ? scorer.nll / static_cast<double>(scorer.scored) : 0;
+        facts = {{"tokens", ids.size()},
+                 {"scored_tokens", scorer.scored},
+                 {"nll", scorer.nll},
+                 {"perplexity", std::exp(mean)},
+                 {"context", model.plan().context}};
+    }
+    if (logits) logits->finish();
+    if (options.json)
+        put(facts.dump(2) + "\n");
+    else
+        put("perplexity " + format_number(facts["perplexity"]) + " over " + std::to_string(facts["scored_tokens"].get<size_t>()) +
+            " of " + std::to_string(ids.size()) + " tokens, in windows of " + std::to_string(model.plan().context) + "\n");
+    put_flush();
+    return 0;
+}
+
+} // namespace n730

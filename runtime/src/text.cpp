@@ -1,0 +1,51 @@
+#include "text.h"
+
+#include <cctype>
+#include <cmath>
+#include <cstdio>
+#include <cstdlib>
+
+namespace n730 {
+
+bool parse_size(const std::string &text, uint64_t &bytes) {
+    // strtod alone would take signs, spaces, hexadecimal digits and "inf".
+    size_t digits = 0;
+    while (digits < text.size() && (std::isdigit(static_cast<unsigned char>(text[digits])) || text[digits] == '.')) ++digits;
+    const std::string number = text.substr(0, digits);
+    char *end;
+    const double value = std::strtod(number.c_str(), &end);
+    if (number.empty() || *end != '\0') return false;
+    std::string unit = text.substr(digits);
+    double factor = 1;
+    if (!unit.empty()) {
+        const std::string units = "KMGT";
+        const size_t power = units.find(static_cast<char>(std::toupper(static_cast<unsigned char>(unit[0]))));
+        if (power != std::string::npos) {
+            factor = std::pow(1024.0, static_cast<double>(power + 1));
+            unit.erase(0, 1);
+        }
+        if (!unit.empty() && unit != "B" && unit != "iB") return false;
+        if (unit == "iB" && power == std::string::npos) return false;
+    }
+    const double product = std::floor(value * factor);
+    if (!(product >= 1 && product < 9e18)) return false;
+    bytes = static_cast<uint64_t>(product);
+    return true;
+}
+
+std::string format_size(uint64_t bytes) {
+    const char *units[] = {"bytes", "KiB", "MiB", "GiB", "TiB"};
+    double value = static_cast<double>(bytes);
+    int unit = 0;
+    while (value >= 1024 && unit < 4) value /= 1024, ++unit;
+    return (unit == 0 ? std::to_string(bytes) : format_number(value)) + " " + units[unit];
+}
+
+std::string format_number(double value) {
+    char text[64];
+    const int decimals = value >= 100 ? 0 : value >= 10 ? 1 : 2;
+    std::snprintf(text, sizeof text, "%.*f", decimals, value);
+    return text;
+}
+
+} // namespace n730

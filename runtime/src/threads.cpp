@@ -1,0 +1,70 @@
+#include "threads.h"
+#include "error.h"
+#include "platform.h"
+
+#include <system_error>
+
+namespace n730 {
+
+namespace {
+constexpr int SPINS = 4000; // some ten to a hundred microseconds, as long as `pause` takes
+}
+
+void Barrier::wait() {
+    if (threads_ == 1) return;
+    const uint32_t generation = generation_.load();
+    if (arrived_.fetch_add(1) + 1 == threads_) {
+        arrived_.store(0, std::memory_order_relaxed);
+        generation_.store(generation + 1);
+        // Whoever counted itself among the sleepers before this load is woken; whoever does so after it sees the
+        // new generation (both are sequentially consistent).
+        if (sleepers_.load() > 0) {
+            const std::lock_guard<std::mutex> lock(mutex_);
+            wake_.notify_all();
+        }
+        return;
+    }
+    for (int i = 0; i < SPINS; ++i) {
+        if (generation_.load(std::memory_order_acquire) != generation) return;
+        platform::cpu_pause();
+    }
+    std::unique_lock<std::mutex> lock(mutex_);
+    sleepers_.fetch_add(1);
+    wake_.wait(lock, [&] { return generation_.load() != generation; });
+    sleepers_.fetch_sub(1);
+}
+
+ThreadPool::ThreadPool(int threads) : threads_(threads), barrier_(threads) {
+    workers_.reserve(static_cast<size_t>(threads - 1));
+    try {
+        for (int i = 1; i < threads; ++i)
+            workers_.emplace_back([this, i] {
+                for (;;) {
+                    barrier_.wait();
+                    if (fn_ == nullptr) return;
+                    fn_(context_, i);
+                    barrier_.wait();
+                }
+            });
+    } catch (const std::system_error &) {
+        // The threads that did start wait for a barrier that cannot fill: they have to go with the process.
+        for (std::thread &worker : workers_) worker.detach();
+        throw Error("cannot start " + std::to_string(threads) + " threads", "", "", "Take fewer with --threads.");
+    }
+}
+
+ThreadPool::~ThreadPool() {
+    fn_ = nullptr;
+    barrier_.wait();
+    for (std::thread &worker : workers_) worker.join();
+}
+
+void ThreadPool::run(void (*fn)(void *, int), void *context) {
+    fn_ = fn;
+    context_ = context;
+    barrier_.wait();
+    fn(context, 0);
+    barrier_.wait();
+}
+
+} // namespace n730
