@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import numpy as np
 import numpy.typing as npt
 
 from n730c.errors import InvalidIR
-from n730c.ir.core import Graph
+from n730c.ir.core import Graph, Node
 from n730c.ir.ops import OPS, Array
 
 
@@ -38,11 +38,14 @@ def interpret(graph: Graph, ids: npt.ArrayLike, weights: Callable[[str], Array])
             raise InvalidIR(f"tensor {name}", expected=str(shapes[name]), found=str(tensor.shape))
         return tensor
 
+    def compute(node: Node) -> Array:  # a scope of its own: operands and weights are let go when it ends
+        operands = tuple(values[name] for name in node.inputs)
+        params = {role: load(name) for role, name in node.params}
+        return OPS[node.op].reference(operands, params, dict(node.attrs))  # type: ignore[arg-type]  # ids are integers
+
     values: dict[str, npt.NDArray[np.generic]] = dict.fromkeys(graph.inputs, tokens)
     for i, node in enumerate(graph.nodes):
-        operands: Sequence[npt.NDArray[np.generic]] = [values[name] for name in node.inputs]
-        params = {role: load(name) for role, name in node.params}
-        values[node.name] = OPS[node.op].reference(tuple(operands), params, dict(node.attrs))  # type: ignore[arg-type]
+        values[node.name] = compute(node)
         for name in {node.name, *node.inputs}:
             if last_use.get(name, -1) <= i:
                 del values[name]

@@ -32,19 +32,21 @@ LLAMA3_ROPE = {
 }
 YARN = {"rope_type": "yarn", "rope_theta": 10000.0, "factor": 4.0, "original_max_position_embeddings": 32}
 
+ONE_LAYER = {**TINY, "num_hidden_layers": 1}  # where how layers are repeated is not the question
+
 CONFIGS: Mapping[str, Callable[[], PretrainedConfig]] = {
-    "llama1": lambda: LlamaConfig(**{**TINY, "num_key_value_heads": 4}, rms_norm_eps=1e-6),
+    "llama1": lambda: LlamaConfig(**{**ONE_LAYER, "num_key_value_heads": 4}, rms_norm_eps=1e-6),
     "llama2": lambda: LlamaConfig(**{**TINY, "num_key_value_heads": 4}, rms_norm_eps=1e-5),
     "llama31": lambda: LlamaConfig(**TINY, rope_parameters=LLAMA3_ROPE, rms_norm_eps=1e-5),
     "llama32_tied": lambda: LlamaConfig(**TINY, rope_parameters=LLAMA3_ROPE, tie_word_embeddings=True),
     "llama_linear": lambda: LlamaConfig(
-        **TINY, rope_parameters={"rope_type": "linear", "rope_theta": 10000.0, "factor": 4.0}
+        **ONE_LAYER, rope_parameters={"rope_type": "linear", "rope_theta": 10000.0, "factor": 4.0}
     ),
-    "llama_yarn": lambda: LlamaConfig(**TINY, rope_parameters=YARN),  # scales cos and sin too
-    "wide_heads": lambda: LlamaConfig(**TINY, head_dim=20),
-    "llama_biases": lambda: LlamaConfig(**TINY, attention_bias=True, mlp_bias=True),
+    "llama_yarn": lambda: LlamaConfig(**ONE_LAYER, rope_parameters=YARN),  # scales cos and sin too
+    "wide_heads": lambda: LlamaConfig(**ONE_LAYER, head_dim=20),
+    "llama_biases": lambda: LlamaConfig(**ONE_LAYER, attention_bias=True, mlp_bias=True),
     "qwen2": lambda: Qwen2Config(**TINY, rope_parameters={"rope_type": "default", "rope_theta": 1000000.0}),
-    "qwen2_tied": lambda: Qwen2Config(**TINY, tie_word_embeddings=True),
+    "qwen2_tied": lambda: Qwen2Config(**ONE_LAYER, tie_word_embeddings=True),
     # Two kinds of layer: every fourth one has no RoPE.
     "two_kinds": lambda: SmolLM3Config(**{**TINY, "num_hidden_layers": 6}),
 }
