@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from bisect import bisect_left, insort
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 
 from n730c.artifacts import Action, Buffer, BufferKind, Cache, Scope
 from n730c.errors import PackageError
@@ -122,7 +123,7 @@ def _check_arena(
             raise _fail(i, whose, f"at a multiple of 64, inside {plan.arena_bytes} bytes", f"{first} … {end}")
     active = [r for r in fixed if r[1] > r[0]]
     active.sort()
-    for before, after in zip(active, active[1:], strict=False):
+    for before, after in pairwise(active):
         if before[1] > after[0]:
             raise _fail(i, f"{before[2]} and {after[2]} overlap")
     for buffer, span in zip(moving, spans, strict=True):

@@ -83,14 +83,15 @@ def check_front(file: BinaryIO) -> Checked:
     extents = _check_header(file.read(lay.HEADER_BYTES), file_bytes)
     end = max(extent.offset + extent.size for extent in extents.values())
     first_segment = round_up(end, lay.HEADER_BYTES)
-    sections = {kind: _read(file, extent.offset, extent.size) for kind, extent in extents.items()}
-    ends = [extent.offset for extent in list(extents.values())[1:]] + [min(first_segment, file_bytes)]
-    for (kind, extent), after in zip(extents.items(), ends, strict=True):
-        at = extent.offset + extent.size
-        if any(_read(file, at, after - at)):
+    front = memoryview(_read(file, 0, min(first_segment, file_bytes)))
+    views = {kind: front[extent.offset : extent.offset + extent.size] for kind, extent in extents.items()}
+    starts = [extent.offset for extent in extents.values()]
+    for (kind, extent), after in zip(extents.items(), (*starts[1:], first_segment), strict=True):
+        padding = bytes(front[extent.offset + extent.size : after])
+        if padding.count(0) != len(padding):
             raise PackageError("E_SECTION", f"padding after section {kind.name}", expected="zeros")
     for kind, extent in extents.items():
-        found = xxhash.xxh3_64_intdigest(sections[kind])
+        found = xxhash.xxh3_64_intdigest(views[kind])
         if found != extent.hash:
             raise PackageError(
                 "E_SECTION_CHECKSUM",
@@ -99,6 +100,7 @@ def check_front(file: BinaryIO) -> Checked:
                 found=f"{found:016x}",
                 hint="Copy or build the file again.",
             )
+    sections = {kind: bytes(view) for kind, view in views.items()}
     _check_sections(sections, first_segment, file_bytes)
     return Checked(extents, sections, file_bytes)
 
@@ -201,7 +203,8 @@ def _check_segment_bytes(file: BinaryIO, sections: dict[Kind, bytes]) -> None:
             digest.update(chunk)
             while gap < len(gaps) and gaps[gap][0] < at + len(chunk):
                 first, last = gaps[gap]
-                if any(chunk[max(first - at, 0) : max(last - at, 0)]) and dirty is None:
+                padding = chunk[max(first - at, 0) : max(last - at, 0)]
+                if padding.count(0) != len(padding) and dirty is None:
                     dirty = PackageError("E_PADDING", f"padding in segment {index}", expected="zeros")
                 if last > at + len(chunk):
                     break  # goes on in the next chunk

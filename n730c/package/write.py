@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import json
 import os
 import secrets
 import shutil
@@ -17,10 +16,11 @@ from typing import Any, BinaryIO
 
 import xxhash
 
-from n730c.artifacts import NONE, KernelImage, Plan, Program, segment_layout
+from n730c.artifacts import KernelImage, Plan, Program, segment_layout
 from n730c.dtypes import round_up
 from n730c.errors import InvalidIR, UsageError
 from n730c.package import layout as lay
+from n730c.package.encode import encode_sections, segment_table
 from n730c.package.layout import Kind
 from n730c.package.validate import validate
 
@@ -43,13 +43,13 @@ def write_package(
     """Write the package to ``path``, or leave nothing behind.
 
     ``tensor_bytes(id)`` gives the ``program.tensors[id].size`` bytes of one tensor as FORMAT.md lays them out; it is
-    called once a tensor, in order, and one result at a time is held. ``progress(done, total)`` counts bytes of the file.
+    called once a tensor, in order, and one result at a time is held. ``progress(done, total)`` counts the file's bytes.
     The same arguments give the same bytes. The logits are what the last step writes. What was written is checked by
     ``validate`` before it gets its name. Raises UsageError (no space, no such folder), InvalidIR or PackageError
     (the arguments contradict each other or FORMAT.md), and whatever ``tensor_bytes`` raises.
     """
     path = Path(path)
-    sections = _sections(program, plans, images, tokenizer, chat, meta)
+    sections = encode_sections(program, plans, images, tokenizer, chat, meta)
     offsets, end = _section_offsets(sections)
     first_segment = round_up(end, lay.HEADER_BYTES)
     total = first_segment + sum(segment.size for segment in program.segments)
@@ -63,7 +63,7 @@ def write_package(
     try:
         with _signals_raise(), _temporary(path) as (temporary, file):
             hashes = _write_segments(file, first_segment, total, program, tensor_bytes, progress)
-            sections[Kind.SEGMENTS] = _segment_table(program, first_segment, hashes)
+            sections[Kind.SEGMENTS] = segment_table(program, first_segment, hashes)
             file.seek(0)
             file.write(_front(sections, offsets, first_segment, total))
             file.flush()
@@ -190,98 +190,3 @@ def _section_offsets(sections: Mapping[Kind, bytes]) -> tuple[dict[Kind, int], i
         offsets[kind] = round_up(end, lay.SECTION_ALIGN)
         end = offsets[kind] + len(sections[kind])
     return offsets, end
-
-
-def _sections(
-    program: Program,
-    plans: Sequence[Plan],
-    images: Sequence[KernelImage],
-    tokenizer: bytes,
-    chat: str,
-    meta: Mapping[str, Any],
-) -> dict[Kind, bytes]:
-    """All sections; SEGMENTS has its size but not yet its bytes."""
-    names = [tensor.name.encode() for tensor in program.tensors]
-    return {
-        Kind.META: json.dumps(meta, sort_keys=True, separators=(",", ":"), allow_nan=False).encode(),
-        Kind.NAMES: b"".join(names),
-        Kind.TENSORS: _tensor_table(program, names),
-        Kind.SEGMENTS: bytes(lay.SEGMENT.size * len(program.segments)),
-        Kind.BUFFERS: b"".join(lay.BUFFER.pack(b.kind, b.scope, 0, b.width, 0) for b in program.buffers),
-        Kind.CACHES: b"".join(
-            lay.CACHE.pack(c.kv_heads, c.head_dim, c.window, c.format, bytes(3)) for c in program.caches
-        ),
-        Kind.STEPS: _step_table(program),
-        Kind.PROGRAM: lay.PROGRAM.pack(program.head_first, program.steps[-1].out, program.vocab, bytes(20)),
-        Kind.PLANS: _plan_table(plans),
-        Kind.PLACEMENTS: b"".join(
-            lay.PLACEMENT.pack(p.tier, p.device, 0, 0, p.offset) for plan in plans for p in plan.placements
-        ),
-        Kind.OFFSETS: b"".join(
-            lay.OFFSET.pack(offset) for plan in plans for offset in (*plan.buffer_offsets, *plan.cache_offsets)
-        ),
-        Kind.SCHEDULE: b"".join(lay.EVENT.pack(e.action, 0, e.a, e.b, e.c) for plan in plans for e in plan.schedule),
-        Kind.KERNELS: b"".join(lay.KERNEL.pack(k.op, k.format, 0, k.rows, k.cols, bytes(20)) for k in program.kernels),
-        **_image_sections(images),
-        Kind.TOKENIZER: tokenizer,
-        Kind.CHAT: chat.encode(),
-    }
-
-
-def _tensor_table(program: Program, names: Sequence[bytes]) -> bytes:
-    table = bytearray()
-    name_offset = 0
-    for index, segment in enumerate(program.segments):
-        ids = range(segment.first_tensor, segment.first_tensor + segment.tensor_count)
-        places, _ = segment_layout([program.tensors[i] for i in ids])
-        for i, place in zip(ids, places, strict=True):
-            t = program.tensors[i]
-            table += lay.TENSOR.pack(
-                *(name_offset, len(names[i]), t.format, int(not t.is_vector), t.rows, t.cols, index, 0),
-                *(place, t.size, bytes(24)),
-            )
-            name_offset += len(names[i])
-    return bytes(table)
-
-
-def _segment_table(program: Program, start: int, hashes: Sequence[int]) -> bytes:
-    table = bytearray()
-    for segment, digest in zip(program.segments, hashes, strict=True):
-        table += lay.SEGMENT.pack(start, segment.size, digest, segment.first_tensor, segment.tensor_count)
-        start += segment.size
-    return bytes(table)
-
-
-def _step_table(program: Program) -> bytes:
-    table = bytearray()
-    for s in program.steps:
-        inputs = (*s.inputs, *(NONE,) * (3 - len(s.inputs)))
-        ints = (*s.ints, *(0,) * (6 - len(s.ints)))
-        floats = lay.FLOATS.pack(*s.floats, *(0.0,) * (4 - len(s.floats)))
-        table += lay.STEP.pack(s.op, 0, s.layer, s.kernel, *inputs, s.out, s.weight, s.bias, *ints, floats, bytes(20))
-    return bytes(table)
-
-
-def _plan_table(plans: Sequence[Plan]) -> bytes:
-    table = bytearray()
-    first = 0
-    for p in plans:
-        table += lay.PLAN.pack(
-            *(p.arena_bytes, p.vram_bytes, p.context, p.batch, p.head_batch, 0, p.tokenizer_offset),
-            *(first, len(p.schedule), p.disk_bytes_per_token),
-            *(p.decode_tokens_per_s, p.prefill_tokens_per_s, p.first_token_s, bytes(48)),
-        )
-        first += len(p.schedule)
-    return bytes(table)
-
-
-def _image_sections(images: Sequence[KernelImage]) -> dict[Kind, bytes]:
-    table = bytearray(lay.IMAGES_HEAD.pack(len(images), 0, 0))
-    code = bytearray()
-    for image in images:
-        code += bytes(round_up(len(code), 64) - len(code))
-        table += lay.IMAGE.pack(image.isa, 0, len(code), len(image.code), 0)
-        code += image.code
-    for image in images:
-        table += b"".join(lay.ENTRY.pack(entry.offset, entry.maker, bytes(3)) for entry in image.entries)
-    return {Kind.IMAGES: bytes(table), Kind.CODE: bytes(code)}

@@ -53,6 +53,16 @@ class Forge:
     def count(self, kind: Kind) -> int:
         return len(self.sections[kind]) // lay.LIMITS[kind].record
 
+    def offset(self, kind: Kind) -> int:
+        """Where a section starts in the file that ``build`` would make."""
+        end = lay.HEADER_BYTES
+        for other in Kind:
+            start = round_up(end, lay.SECTION_ALIGN)
+            if other is kind:
+                break
+            end = start + len(self.sections[other])
+        return start
+
     def record(self, kind: Kind, index: int) -> Any:
         struct, record = RECORDS[kind]
         return record._make(struct.unpack_from(self.sections[kind], index * struct.size))
@@ -88,11 +98,8 @@ class Forge:
 
     def build(self) -> bytes:
         """The file. Segments' offsets move along with the sections; what is wrong with them stays wrong."""
-        end = lay.HEADER_BYTES
-        offsets = {}
-        for kind in Kind:
-            offsets[kind] = round_up(end, lay.SECTION_ALIGN)
-            end = offsets[kind] + len(self.sections[kind])
+        offsets = {kind: self.offset(kind) for kind in Kind}
+        end = offsets[Kind.CHAT] + len(self.sections[Kind.CHAT])
         first_segment = round_up(end, lay.HEADER_BYTES)
         for i in range(self.count(Kind.SEGMENTS)):
             moved = self.record(Kind.SEGMENTS, i).offset + first_segment - self.first_segment
