@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import struct
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from n730c.artifacts import NONE, KernelImage, Plan, Program, segment_layout
 from n730c.dtypes import round_up
+from n730c.errors import InvalidIR
 from n730c.package import layout as lay
 from n730c.package.layout import Kind
 
@@ -20,7 +22,26 @@ def encode_sections(
     chat: str,
     meta: Mapping[str, Any],
 ) -> dict[Kind, bytes]:
-    """All sections; SEGMENTS has its size but not yet its bytes, which need checksums (``segment_table``)."""
+    """All sections; SEGMENTS has its size but not yet its bytes, which need checksums (``segment_table``).
+
+    Raises InvalidIR if a value does not fit its field.
+    """
+    if not program.steps:
+        raise InvalidIR("the program has no steps")
+    try:
+        return _sections(program, plans, images, tokenizer, chat, meta)
+    except struct.error as error:
+        raise InvalidIR(f"a number does not fit its field in the package: {error}") from error
+
+
+def _sections(
+    program: Program,
+    plans: Sequence[Plan],
+    images: Sequence[KernelImage],
+    tokenizer: bytes,
+    chat: str,
+    meta: Mapping[str, Any],
+) -> dict[Kind, bytes]:
     names = [tensor.name.encode() for tensor in program.tensors]
     return {
         Kind.META: json.dumps(meta, sort_keys=True, separators=(",", ":"), allow_nan=False).encode(),

@@ -82,7 +82,10 @@ def _section(data: bytes, kind: Kind, offset: int, size: int) -> Iterator[str]:
         yield _line(data, offset, 8, f"buffer 0 at {unpack_from('>Q', data, offset)[0]}")
         offset += 8
     elif kind is Kind.IMAGES:
-        for part, names in ((lay.IMAGES_HEAD, ("images", "reserved", "reserved")), (lay.IMAGE, lay.ImageRecord._fields)):
+        for part, names in (
+            (lay.IMAGES_HEAD, ("images", "reserved", "reserved")),
+            (lay.IMAGE, lay.ImageRecord._fields),
+        ):
             yield from _lines(data, offset, _fields(part, names, data, offset))
             offset += part.size
         yield from _lines(data, offset, _fields(lay.ENTRY, lay.EntryRecord._fields, data, offset))
