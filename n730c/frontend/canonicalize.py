@@ -17,8 +17,11 @@ from torch import fx
 from n730c.errors import UnsupportedModel
 from n730c.frontend.rewrites import TABLE
 from n730c.frontend.trace import Trace
-from n730c.frontend.values import Act, Buffer, Ids, Value, Weight, words
+from n730c.frontend.values import Act, Buffer, Ids, Unknown, Value, Weight, words
 from n730c.ir.core import Attr, Node, Op
+
+# Arguments that say how a tensor is stored, not what is in it; a type that matters shows in the result's.
+_STORAGE_KWARGS = {"dtype", "layout", "device", "pin_memory", "memory_format", "non_blocking", "copy"}
 
 
 def canonicalize(trace: Trace) -> tuple[list[Node], str, dict[str, tuple[int, ...]]]:
@@ -64,22 +67,16 @@ class _Rewriter:
             return Weight(signature.inputs_to_parameters[node.name], tuple(value.shape))
         if node.name in signature.inputs_to_buffers:
             return Buffer(signature.inputs_to_buffers[node.name], tuple(value.shape))
+        if node.name not in signature.user_inputs:
+            return Unknown(node.name)
         return Ids() if isinstance(value, torch.Tensor) else value
 
     def rewrite(self, node: fx.Node) -> Value:
         name = str(node.target).removesuffix(".default")
         rewrite = TABLE.get(".".join(name.split(".")[:2]))
         arguments = [self.argument(argument) for argument in node.args]
-        unknown = set(node.kwargs) - {
-            "dtype",
-            "layout",
-            "device",
-            "pin_memory",
-            "memory_format",
-            "non_blocking",
-            "copy",
-        }
-        value = rewrite(self, node, *arguments) if rewrite and not unknown else None
+        known = rewrite is not None and set(node.kwargs) <= _STORAGE_KWARGS and _is_float32(node)
+        value = rewrite(self, node, *arguments) if rewrite and known else None
         if value is None:
             where, kind = self.module(node)
             raise UnsupportedModel(
@@ -137,6 +134,12 @@ class _Rewriter:
         roles = tuple((role, tensor.name) for role, tensor in (params or {}).items())
         self.nodes.append(Node(name, op, names, roles, tuple((attrs or {}).items()), width, layer, path))
         return Act(name, width)
+
+
+def _is_float32(node: fx.Node) -> bool:
+    """The trace is FP32 throughout; another float type would round in a way that the IR does not say."""
+    value = node.meta.get("val")
+    return not isinstance(value, torch.Tensor) or not value.is_floating_point() or value.dtype == torch.float32
 
 
 def _ancestors(output: fx.Node) -> set[fx.Node]:

@@ -26,6 +26,7 @@ _FORMATS = {"F32": Format.F32, "F16": Format.F16, "BF16": Format.BF16}
 _OTHER_SIZES = {"BOOL": 1, "U8": 1, "I8": 1, "F8_E4M3": 1, "F8_E5M2": 1, "I16": 2, "U16": 2, "I32": 4, "U32": 4}
 _ITEM_BYTES = {**_OTHER_SIZES, "F32": 4, "F16": 2, "BF16": 2, "F64": 8, "I64": 8, "U64": 8}
 _MAX_HEADER = 100_000_000  # bytes, the limit of the safetensors library itself
+_PIECE = 2**24  # bytes
 _INDEX, _SINGLE = "model.safetensors.index.json", "model.safetensors"
 _SOURCES = (
     *("config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json"),
@@ -101,11 +102,7 @@ class Checkpoint:
     def raw(self, name: str) -> RawTensor:
         """The stored bits of one tensor, read now. Raises UnsupportedModel for NaN or Inf, naming the tensor."""
         entry, fmt = self._entry(name), self.format(name)
-        with entry.file.open("rb") as file:
-            file.seek(entry.offset)
-            content = file.read(entry.size)
-        if len(content) != entry.size:
-            raise _cut(entry.file, entry.offset + entry.size, entry.offset + len(content))
+        content = _read(entry, 0, entry.size)
         if fmt is Format.F32:
             floats = np.frombuffer(content, dtype="<f4").astype(np.float32, copy=False).reshape(entry.shape)
             _refuse_non_finite(name, ~np.isfinite(floats))
@@ -118,6 +115,14 @@ class Checkpoint:
     def tensor(self, name: str) -> Array:
         """One tensor as float32, read now; same errors as ``raw``."""
         return self.raw(name).to_float32()
+
+    def equal(self, a: str, b: str) -> bool:
+        """Whether two tensors have the same type, shape and bytes; reads them piece by piece."""
+        one, other = self._entry(a), self._entry(b)
+        return (one.dtype, one.shape) == (other.dtype, other.shape) and all(
+            _read(one, at, min(_PIECE, one.size - at)) == _read(other, at, min(_PIECE, one.size - at))
+            for at in range(0, one.size, _PIECE)
+        )
 
     def sha256(self) -> dict[str, str]:
         """SHA-256 (hexadecimal) of each source file by its name in the folder, in order of name; reads them all."""
@@ -147,12 +152,15 @@ def open_checkpoint(folder: Path) -> Checkpoint:
     if not (folder / "config.json").is_file():
         raise UnsupportedModel(f"no config.json in {folder}", hint="Give the folder of a Hugging Face model.")
     generation = folder / "generation_config.json"
-    return Checkpoint(
-        folder=folder,
-        config=_read_json(folder / "config.json"),
-        generation=_read_json(generation) if generation.is_file() else {},
-        entries=_read_entries(folder),
-    )
+    try:
+        return Checkpoint(
+            folder=folder,
+            config=_read_json(folder / "config.json"),
+            generation=_read_json(generation) if generation.is_file() else {},
+            entries=_read_entries(folder),
+        )
+    except OSError as error:
+        raise _unreadable(folder, error) from None
 
 
 def _read_json(path: Path) -> dict[str, Any]:
@@ -198,6 +206,23 @@ def _read_shards(folder: Path) -> dict[str, _Entry]:
             raise UnsupportedModel(f"{_INDEX}: tensor {name}", expected=f"it in {shard}", found="no such tensor there")
         entries[name] = headers[shard][name]
     return entries
+
+
+def _read(entry: _Entry, start: int, size: int) -> bytes:
+    """``size`` bytes of a tensor's data from ``start``; the file may have changed since its header was read."""
+    try:
+        with entry.file.open("rb") as file:
+            file.seek(entry.offset + start)
+            content = file.read(size)
+    except OSError as error:
+        raise _unreadable(entry.file, error) from None
+    if len(content) != size:
+        raise _cut(entry.file, entry.offset + start + size, entry.offset + start + len(content))
+    return content
+
+
+def _unreadable(path: Path, error: OSError) -> UnsupportedModel:
+    return UnsupportedModel(f"cannot read {error.filename or path}: {error.strerror}")
 
 
 def _cut(path: Path, expected: int, found: int) -> UnsupportedModel:
@@ -273,5 +298,7 @@ def _refuse_non_finite(name: str, bad: npt.NDArray[np.bool_]) -> None:
     if bad.any():
         where = [int(i) for i in np.argwhere(bad)[0]]
         raise UnsupportedModel(
-            f"tensor {name} holds NaN or Inf at {where}", expected="finite weights", found=f"{int(bad.sum())} others"
+            f"tensor {name} holds NaN or Inf at {where}",
+            expected="finite weights",
+            found=f"{int(bad.sum())} of {bad.size} that are not",
         )

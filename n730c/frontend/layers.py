@@ -23,12 +23,15 @@ def assemble(name: str, trace: Trace, bind: Bind) -> Graph:
     Raises UnsupportedModel where layers of one kind turn out to differ, or pass more than the hidden state on.
     """
     nodes, output, shapes = canonicalize(trace)
-    pairs, output = _repeat(trace, nodes, output)
+    pairs, output = repeat(trace, nodes, output)
     return _finish(name, trace, pairs, output, shapes, bind)
 
 
-def _repeat(trace: Trace, nodes: Sequence[Node], output: str) -> tuple[list[_Pair], str]:
-    """Replace the traced layers by all layers, each a copy of the first of its kind; pairs of (copy, original)."""
+def repeat(trace: Trace, nodes: Sequence[Node], output: str) -> tuple[list[_Pair], str]:
+    """Replace the traced layers by all layers, each a copy of the first of its kind; pairs of (copy, original).
+
+    Raises UnsupportedModel as ``assemble`` says.
+    """
     count = len(trace.traced)
     bodies = [[node for node in nodes if node.layer == j] for j in range(count)]
     entries = [_only_input(trace, j, body) for j, body in enumerate(bodies)]
@@ -50,7 +53,10 @@ def _repeat(trace: Trace, nodes: Sequence[Node], output: str) -> tuple[list[_Pai
         j = templates[kind]
         result += [(_moved(trace, node, j, i, entries[j], hidden), node) for node in bodies[j]]
         hidden = _renumber(exits[j], j, i)
+    inside = {node.name for body in bodies for node in body} - {exits[-1]}
     for node in after:
+        if inside & set(node.inputs):
+            raise UnsupportedModel(f"%{node.name} ({node.source}) reads from inside the layers")
         result.append((replace(node, inputs=tuple(hidden if x == exits[-1] else x for x in node.inputs)), node))
     return result, hidden if output == exits[-1] else output
 
@@ -107,7 +113,7 @@ def _finish(name: str, trace: Trace, pairs: Sequence[_Pair], output: str, shapes
         for (role, tensor), (_, traced) in zip(node.params, original.params, strict=True):
             if role in OPS[node.op].consts:
                 if tensor not in consts:
-                    consts[tensor] = Const(tensor, buffer_values(trace, tensor, shapes[traced]))
+                    consts[tensor] = Const(tensor, buffer_values(trace, traced, shapes[traced]))
                 bound.append((role, tensor))
             else:
                 stored = bind(tensor)

@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
-
 from n730c.errors import UnsupportedModel
 from n730c.frontend.checkpoint import Checkpoint, open_checkpoint
 from n730c.ir.core import Graph
@@ -48,10 +46,6 @@ def _binding(checkpoint: Checkpoint, tied: tuple[tuple[str, ...], ...]) -> Calla
     for names in tied:
         stored = [name for name in names if name in checkpoint.entries]
         for name in names if stored else ():
-            own = name in stored and not _equal(checkpoint, name, stored[0])
+            own = name in stored and name != stored[0] and not checkpoint.equal(name, stored[0])
             bound[name] = name if own else stored[0]
     return lambda name: bound.get(name, name)
-
-
-def _equal(checkpoint: Checkpoint, a: str, b: str) -> bool:
-    return a == b or np.array_equal(checkpoint.tensor(a), checkpoint.tensor(b))

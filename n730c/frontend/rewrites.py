@@ -70,8 +70,9 @@ def _same(_: Context, __: fx.Node, x: Value, *___: Value) -> Value:
 
 
 def _cast(_: Context, node: fx.Node, x: Value, *___: Value) -> Value:
-    """The trace is FP32 throughout, so casts between float types are nothing; other casts are unknown."""
-    return x if node.meta["val"].dtype == torch.float32 or isinstance(x, Positions | Ids) else None
+    """To FP32, which everything is already; or whole numbers to whole numbers."""
+    dtype = node.meta["val"].dtype
+    return x if dtype == torch.float32 or (dtype == torch.int64 and isinstance(x, Positions | Ids)) else None
 
 
 def _view(_: Context, node: fx.Node, x: Value, *__: Value) -> Value:
@@ -117,13 +118,10 @@ def _slice(_: Context, node: fx.Node, x: Value, dim: int = 0, lo: Any = None, hi
 
 def _cat(_: Context, node: fx.Node, parts: Value, dim: int = 0) -> Value:
     match parts:
-        case [Half(x=x, second=True, negated=True), Half(x=y, second=False, negated=False)] if x == y and dim in (
-            -1,
-            3,
-        ):
-            return Rotated(x)
-        case [Angles(doubled=False) as angles, Angles() as other] if angles == other and dim in (-1, 2):
-            return replace(angles, doubled=True)
+        case [Half(x=x, second=True, negated=True), Half(x=y, second=False, negated=False)]:
+            return Rotated(x) if x == y and dim in (-1, 3) else None
+        case [Angles(doubled=False) as angles, Angles() as other]:
+            return replace(angles, doubled=True) if angles == other and dim in (-1, 2) else None
     return None
 
 
@@ -230,6 +228,8 @@ def _silu(context: Context, node: fx.Node, x: Value) -> Value:
 
 def _attention(context: Context, node: fx.Node, q: Value, k: Value, v: Value, scale: float, window: int) -> Value:
     if not all(isinstance(x, Act) and x.layout is Layout.HEADS_FIRST for x in (q, k, v)):
+        return None
+    if not (q.head_dim == k.head_dim == v.head_dim and k.heads == v.heads):
         return None
     if 0 < window < context.context_length:
         where, kind = context.module(node)

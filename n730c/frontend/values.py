@@ -48,6 +48,13 @@ class Buffer:
 
 
 @dataclass(frozen=True)
+class Unknown:
+    """A tensor that no rewrite knows what to do with, such as a constant in the model's code."""
+
+    name: str
+
+
+@dataclass(frozen=True)
 class Act:
     """An activation: the result of the IR node ``name``."""
 

@@ -19,7 +19,7 @@ from n730c.frontend.model import load_model
 from n730c.frontend.trace import trace
 from n730c.ir.core import Op
 from n730c.ir.interpret import interpret
-from tests.frontend.conftest import CONFIGS, ONE_LAYER, TINY
+from tests.frontend.conftest import CONFIGS, LLAMA3_ROPE, ONE_LAYER, TINY
 
 
 def refusal(config: Any) -> str:
@@ -48,6 +48,16 @@ def test_layers_of_two_kinds_are_told_apart_by_their_modules() -> None:
     graph = assemble("two kinds", traced, lambda name: name)
     ropes = [sum(n.op is Op.ROPE and n.layer == i for n in graph.nodes) for i in range(6)]
     assert ropes == [2, 2, 2, 0, 2, 2]
+
+
+def test_rope_as_published_configurations_spell_it() -> None:
+    """Llama 3.1's config.json has rope_theta and rope_scaling where transformers now writes rope_parameters."""
+    scaling = {key: value for key, value in LLAMA3_ROPE.items() if key != "rope_theta"}
+    old = {**ONE_LAYER, "model_type": "llama", "rope_theta": 10000.0, "rope_scaling": scaling}
+    new = {**ONE_LAYER, "model_type": "llama", "rope_parameters": LLAMA3_ROPE}
+    plain = {**ONE_LAYER, "model_type": "llama", "rope_theta": 10000.0, "rope_scaling": None}
+    first, second, third = (assemble("rope", trace(config), lambda name: name).consts for config in (old, new, plain))
+    assert first == second != third
 
 
 def test_a_window_as_long_as_the_context_is_no_window() -> None:
