@@ -60,12 +60,12 @@ def pack(fmt: Format, fields: Array, scales: Array | None = None) -> bytes:
     packed = np.zeros(parts.shape[1:], dtype=np.uint8)
     for index in range(per_byte):  # most significant first
         packed |= parts[index] << np.uint8(8 - fmt.bits * (index + 1))
-    tiles = padded_rows // TILE_ROWS
-    out = np.empty((tiles, groups, fmt.block_bytes), dtype=np.uint8)
+    count = padded_rows // TILE_ROWS
+    out = np.empty((count, groups, fmt.block_bytes), dtype=np.uint8)
     wide_scales = _pad(scales.astype(np.float16), padded_rows, groups, 0)
-    ordered = wide_scales.reshape(tiles, TILE_ROWS, groups).transpose(0, 2, 1).astype(">f2")
+    ordered = wide_scales.reshape(count, TILE_ROWS, groups).transpose(0, 2, 1).astype(">f2")
     out[:, :, : 2 * TILE_ROWS] = np.ascontiguousarray(ordered).view(np.uint8)
-    out[:, :, 2 * TILE_ROWS :] = packed.reshape(tiles, groups, -1)
+    out[:, :, 2 * TILE_ROWS :] = packed.reshape(count, groups, -1)
     return out.tobytes()
 
 
@@ -95,7 +95,7 @@ def unpack(fmt: Format, data: bytes | memoryview | Array, rows: int, cols: int) 
 
 
 def dequantize(fmt: Format, data: bytes | memoryview | Array, rows: int, cols: int) -> npt.NDArray[np.float32]:
-    """The stored matrix as ``f32[rows, cols]``, exactly (a scale times a field fits FP32). Raises ValueError as ``unpack``."""
+    """The stored matrix as ``f32[rows, cols]``, exactly: scale × field fits FP32. Raises ValueError as ``unpack``."""
     fields, scales = unpack(fmt, data, rows, cols)
     if scales is None:
         if fmt is Format.F16:

@@ -21,7 +21,7 @@ from n730c.quant.formats import Array, pack
 F32 = npt.NDArray[np.float32]
 
 _CHUNK = 1 << 17  # weights worked on at a time by one thread: a few arrays of this size stay in the L2 cache
-# Divisors of the group's largest magnitude (of its extreme value, with sign, where negative). The first is the plain one.
+# Divisors of the group's largest magnitude (negative: of its extreme value, with sign). The first is the plain one.
 _DIVISORS = {
     Format.INT8: (127.0,),
     Format.INT4: (7.0, -8.0, 7.5, -7.5, 8.0, -8.5),

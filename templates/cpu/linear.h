@@ -127,10 +127,6 @@ N730_FN void tile_any(const n730_call *call, int format, int64_t tile, int64_t t
 }
 
 N730_FN void linear(const n730_call *call, int64_t begin, int64_t end, int format, int64_t rows, int64_t cols) {
-    if (call->tokens == 1) {
-        for (int64_t tile = begin; tile < end; tile++) tile_any(call, format, tile, 0, 1, rows, cols);
-        return;
-    }
     for (int64_t tile = begin; tile < end; tile++) {
         int64_t t = 0;
         for (; t + 4 <= call->tokens; t += 4) tile_any(call, format, tile, t, 4, rows, cols);

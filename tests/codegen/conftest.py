@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import subprocess
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -69,7 +70,7 @@ class Run:
                 setattr(self.call, name, value)
 
     def go(self, kernel: Kernel, *cuts: int) -> None:
-        for begin, end in zip(cuts, cuts[1:], strict=False):
+        for begin, end in pairwise(cuts):
             kernel(ctypes.byref(self.call), begin, end)
 
 

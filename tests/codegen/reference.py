@@ -77,7 +77,8 @@ def rms_norm(x: np.ndarray, w: np.ndarray, eps: float) -> np.ndarray:
 
 def exp(x: np.ndarray) -> np.ndarray:
     """templates/cpu/exp.h."""
-    c = [f32(float.fromhex(h)) for h in ("0x1.fffffcp-2", "0x1.55549p-3", "0x1.5558fap-5", "0x1.123b6ap-7", "0x1.6a21acp-10")]
+    hexadecimal = ("0x1.fffffcp-2", "0x1.55549p-3", "0x1.5558fap-5", "0x1.123b6ap-7", "0x1.6a21acp-10")
+    c = [f32(float.fromhex(h)) for h in hexadecimal]
     nan, magic = np.isnan(x), f32(12582912.0)
     x = np.minimum(np.maximum(np.where(nan, f32(0), x), f32(-87)), f32(88)).astype(f32)
     k = (x * f32(1.44269504) + magic) - magic
@@ -97,7 +98,8 @@ def rope_table(positions: range, inv_freq: np.ndarray, scaling: float) -> np.nda
     rows = []
     for position in positions:
         angles = [float(f32(position) * f) for f in inv_freq]
-        rows.append([f32(math.cos(a)) * f32(scaling) for a in angles] + [f32(math.sin(a)) * f32(scaling) for a in angles])
+        both = [math.cos(a) for a in angles] + [math.sin(a) for a in angles]
+        rows.append([f32(value) * f32(scaling) for value in both])
     return np.array(rows, f32)
 
 

@@ -59,7 +59,7 @@ def test_linear(builtin: Lookup, isa: Isa, fmt: Format) -> None:
 
 @pytest.mark.parametrize("isa", ISAS)
 def test_linear_takes_every_field_and_scale(builtin: Lookup, isa: Isa) -> None:
-    """Hostile weights: any byte is a legal field or scale; infinities and NaNs come out where the reference has them."""
+    """Hostile weights: any byte is a legal field or scale; infinities and NaNs are where the reference has them."""
     rng = np.random.default_rng(2)
     for fmt in MATRIX_FORMATS:
         rows, cols = 16, 64
@@ -162,7 +162,7 @@ def test_rope_table_and_rope(builtin: Lookup, isa: Isa) -> None:
     rng = np.random.default_rng(8)
     for rotary, dim, heads in ((2, 8, 3), (14, 16, 2), (64, 64, 4), (128, 128, 1)):
         n = rotary // 2
-        inv_freq = (np.float32(1) / np.float32(10000) ** (np.arange(n, dtype=np.float32) / np.float32(n))).astype(np.float32)
+        inv_freq = (10000.0 ** (-np.arange(n) / n)).astype(np.float32)
         table = strided(3, rotary)
         for position in (0, 5, 4094, 16_000_000):
             weight = np.frombuffer(encode_vector(inv_freq), np.uint8)
@@ -209,7 +209,8 @@ def test_kv_store_rounds_half_to_even(builtin: Lookup, isa: Isa) -> None:
 @pytest.mark.parametrize("isa", ISAS)
 def test_attention(builtin: Lookup, isa: Isa) -> None:
     rng = np.random.default_rng(10)
-    for heads, kv_heads, dim, position, tokens in ((4, 2, 8, 0, 3), (2, 2, 40, 62, 4), (3, 1, 64, 200, 1), (1, 1, 136, 129, 2)):
+    shapes = ((4, 2, 8, 0, 3), (2, 2, 40, 62, 4), (3, 1, 64, 200, 1), (1, 1, 136, 129, 2))
+    for heads, kv_heads, dim, position, tokens in shapes:
         context = position + tokens + 5
         k, v = rng.standard_normal((2, kv_heads, context, dim)).astype(np.float16)
         q, out = activations(rng, tokens, heads * dim), strided(tokens, heads * dim, fill=9.0)

@@ -1,0 +1,166 @@
+"""Decode speed of the LINEAR kernels, one token, beside a plain read of the same bytes in the same run.
+
+    python benchmarks/cpu/gemv.py [--mib 96] [--seconds 4] [--formats INT4,INT8] [--isa AVX2]
+
+For each format a matrix of about ``--mib`` MiB (larger than the caches, on huge pages where the system has them) is
+multiplied by one token, and an AVX2 loop reads the very same bytes; the two take turns, because the machine may be
+busy, and neighbours in time are compared. ``floor`` is the time of the arithmetic alone: the same kernel over weights
+that stay in the L2 cache. Columns: weights a second, GB/s of weights, share of the read's bandwidth, floor as a share of
+the kernel's time.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ctypes
+import mmap
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from itertools import pairwise
+from pathlib import Path
+from statistics import median
+
+import numpy as np
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT))
+
+from n730c.artifacts import Isa, StepOp  # noqa: E402
+from n730c.codegen.native import PROTOTYPE, Call  # noqa: E402
+from n730c.dtypes import GROUP, Format, matrix_bytes  # noqa: E402
+from n730c.quant import encode  # noqa: E402
+
+READ = """
+#include <immintrin.h>
+#include <stdint.h>
+void read_all(const uint8_t *p, int64_t bytes) {
+    __m256i a = _mm256_setzero_si256(), b = a, c = a, d = a;
+    for (int64_t i = 0; i + 128 <= bytes; i += 128) {
+        a = _mm256_xor_si256(a, _mm256_loadu_si256((const __m256i *)(p + i)));
+        b = _mm256_xor_si256(b, _mm256_loadu_si256((const __m256i *)(p + i + 32)));
+        c = _mm256_xor_si256(c, _mm256_loadu_si256((const __m256i *)(p + i + 64)));
+        d = _mm256_xor_si256(d, _mm256_loadu_si256((const __m256i *)(p + i + 96)));
+    }
+    a = _mm256_xor_si256(_mm256_xor_si256(a, b), _mm256_xor_si256(c, d));
+    __asm__ volatile("" : : "x"(a));
+}
+"""
+
+
+def compile_library(folder: Path, isa: Isa) -> ctypes.CDLL:
+    (folder / "read.c").write_text(READ)
+    flags = ["-O3", "-ffp-contract=off", "-shared", "-fPIC", f"-I{ROOT / 'templates/cpu'}"]
+    kernels = ROOT / f"runtime/src/builtin_kernels_{isa.name.lower()}.c"
+    wide = ["-mavx2", "-mfma", "-mf16c"]
+    subprocess.run(["gcc", *flags, *wide, "-c", folder / "read.c", "-o", folder / "read.o"], check=True)
+    flags += wide if isa is Isa.AVX2 else []
+    subprocess.run(["gcc", *flags, kernels, folder / "read.o", "-o", folder / "k.so"], check=True)
+    library = ctypes.CDLL(str(folder / "k.so"))
+    library.read_all.argtypes = (ctypes.c_void_p, ctypes.c_int64)
+    return library
+
+
+class Bench:
+    """One format's matrix in memory, its kernel, and the read of the same bytes."""
+
+    def __init__(self, library: ctypes.CDLL, isa: Isa, fmt: Format, mib: int, cols: int = 2048) -> None:
+        self.rows = max(32, (mib << 20) // (matrix_bytes(fmt, 16, cols)) // 2 * 32)
+        self.cols, self.tiles = cols, self.rows // 16
+        self.tile_bytes = matrix_bytes(fmt, 16, cols)
+        self.memory = mmap.mmap(-1, self.tile_bytes * self.tiles + (2 << 20))
+        if hasattr(mmap, "MADV_HUGEPAGE"):
+            self.memory.madvise(mmap.MADV_HUGEPAGE)
+        raw = np.frombuffer(self.memory, np.uint8)
+        start = -raw.ctypes.data % (2 << 20)
+        self.weights = raw[start : start + self.tile_bytes * self.tiles]
+        normal = np.random.default_rng(0).standard_normal((16, cols)).astype(np.float32)
+        tile = np.frombuffer(encode(normal, fmt), np.uint8)  # real numbers: subnormal ones would be slow
+        for i in range(self.tiles):
+            self.weights[i * self.tile_bytes : (i + 1) * self.tile_bytes] = tile
+        self.x = np.ones(cols + cols // GROUP * 8 if fmt.is_integer else cols * 4, np.uint8)
+        scales = self.x[cols : cols + cols // GROUP * 4] if fmt.is_integer else self.x
+        scales.view(np.float32)[:] = 0.5
+        self.out = np.zeros(self.rows, np.float32)
+        lookup = getattr(library, f"n730_builtin_{isa.name.lower()}")
+        lookup.restype, lookup.argtypes = ctypes.c_void_p, (ctypes.c_uint16, ctypes.c_uint8)
+        self.kernel = PROTOTYPE(lookup(StepOp.LINEAR, fmt))
+        self.read = library.read_all
+        self.call = Call(rows=self.rows, cols=cols, tokens=1, weight=self.weights.ctypes.data)
+        self.call.inputs[0], self.call.out = self.x.ctypes.data, self.out.ctypes.data
+
+    def _threads(self, count: int, work: object) -> float:
+        """Seconds that ``count`` threads take for their contiguous parts of the tiles."""
+        cuts = [self.tiles * i // count for i in range(count + 1)]
+        barrier = threading.Barrier(count + 1)
+
+        def run(begin: int, end: int) -> None:
+            barrier.wait()
+            work(begin, end)  # type: ignore[operator]
+            barrier.wait()
+
+        threads = [threading.Thread(target=run, args=cut) for cut in pairwise(cuts)]
+        for thread in threads:
+            thread.start()
+        barrier.wait()
+        began = time.perf_counter()
+        barrier.wait()
+        seconds = time.perf_counter() - began
+        for thread in threads:
+            thread.join()
+        return seconds
+
+    def kernel_time(self, threads: int) -> float:
+        return self._threads(threads, lambda begin, end: self.kernel(ctypes.byref(self.call), begin, end))
+
+    def read_time(self, threads: int) -> float:
+        def work(begin: int, end: int) -> None:
+            self.read(self.weights.ctypes.data + begin * self.tile_bytes, (end - begin) * self.tile_bytes)
+
+        return self._threads(threads, work)
+
+    def floor_time(self) -> float:
+        """Seconds for as many tiles out of the L2 cache (a few tiles again and again), one thread."""
+        hot = max(1, (128 << 10) // self.tile_bytes)
+        repeats = max(1, self.tiles // hot // 16)
+        began = time.perf_counter()
+        for _ in range(repeats):
+            self.kernel(ctypes.byref(self.call), 0, hot)
+        return (time.perf_counter() - began) / (repeats * hot) * self.tiles
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--mib", type=int, default=96)
+    parser.add_argument("--seconds", type=float, default=4.0, help="for each format and number of threads")
+    parser.add_argument("--formats", default="INT4,INT8,INT2,BF16,F16")
+    parser.add_argument("--isa", default="AVX2", choices=[isa.name for isa in Isa])
+    options = parser.parse_args()
+    isa = Isa[options.isa]
+    print(f"{'format':6} {'threads':>7} {'Gweights/s':>10} {'GB/s':>6} {'read GB/s':>9} {'share':>6} {'floor':>6}")
+    with tempfile.TemporaryDirectory() as folder:
+        library = compile_library(Path(folder), isa)
+        for name in options.formats.split(","):
+            bench = Bench(library, isa, Format[name], options.mib)
+            size = bench.tile_bytes * bench.tiles
+            for threads in (1, 2):
+                kernel, read, floor = [], [], []
+                end = time.perf_counter() + options.seconds
+                while time.perf_counter() < end or len(kernel) < 5:
+                    kernel.append(bench.kernel_time(threads))
+                    read.append(bench.read_time(threads))
+                    floor.append(bench.floor_time() / threads)
+                k, r = median(kernel), median(read)
+                share = median(b / a for a, b in zip(kernel, read, strict=True))
+                least = median(b / a for a, b in zip(kernel, floor, strict=True))
+                print(
+                    f"{name:6} {threads:7} {bench.rows * bench.cols / k / 1e9:10.2f} {size / k / 1e9:6.2f} "
+                    f"{size / r / 1e9:9.2f} {share:6.0%} {least:6.0%}",
+                    flush=True,
+                )
+
+
+if __name__ == "__main__":
+    main()
