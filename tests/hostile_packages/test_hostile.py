@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from n730c.errors import PackageError
+from n730c.package import validate
 from tests.hostile_packages.cases import Case, accepted, cases
 from tests.hostile_packages.judge import compiler_says, runtime_binary
 
@@ -64,7 +66,13 @@ def test_runtime_accepts(data: bytes, runtime: Path, tmp_path: Path) -> None:
     assert runtime_says(runtime, data, tmp_path) == "OK"
 
 
-def test_what_cannot_be_opened(runtime: Path, tmp_path: Path) -> None:
+def test_compiler_cannot_open(tmp_path: Path) -> None:
+    for path in (tmp_path, tmp_path / "missing.n730"):
+        with pytest.raises(PackageError, match="E_OPEN: cannot read"):
+            validate(path)
+
+
+def test_runtime_cannot_open(runtime: Path, tmp_path: Path) -> None:
     for path in (tmp_path, tmp_path / "missing.n730"):
         done = subprocess.run([runtime, "verify", path], capture_output=True, timeout=60, check=False)
         assert done.returncode == 1
