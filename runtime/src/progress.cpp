@@ -3,6 +3,7 @@
 #include "platform.h"
 #include "text.h"
 
+#include <algorithm>
 #include <cerrno>
 #include <cstdio>
 #include <cstring>
@@ -14,7 +15,7 @@ Progress::Progress(std::string what, uint64_t total, std::string unit)
       start_(platform::seconds()), drawn_(start_ + 0.3) {}
 
 Progress::~Progress() {
-    if (on_screen_) std::fputs("\r\033[K", stderr);
+    if (width_ > 0) std::fprintf(stderr, "\r%*s\r", static_cast<int>(width_), "");
 }
 
 void Progress::advance(uint64_t amount) {
@@ -26,12 +27,15 @@ void Progress::advance(uint64_t amount) {
 
 void Progress::draw(double now) {
     drawn_ = now;
-    on_screen_ = true;
     const double rate = static_cast<double>(done_) / (now - start_);
     const double left = rate > 0 ? static_cast<double>(total_ - done_) / rate : 0;
     const std::string speed = unit_.empty() ? format_size(static_cast<uint64_t>(rate)) : format_number(rate) + " " + unit_;
-    std::fprintf(stderr, "\r\033[K%s %3.0f %%, %s/s, %.0f s left", what_.c_str(),
-                 100.0 * static_cast<double>(done_) / static_cast<double>(total_ > 0 ? total_ : 1), speed.c_str(), left);
+    char line[160];
+    std::snprintf(line, sizeof line, "%s %3.0f %%, %s/s, %.0f s left", what_.c_str(),
+                  100.0 * static_cast<double>(done_) / static_cast<double>(total_ > 0 ? total_ : 1), speed.c_str(), left);
+    // Blanks over what the line before had more: old Windows consoles know no escape sequences.
+    std::fprintf(stderr, "\r%-*s", static_cast<int>(width_), line);
+    width_ = std::max(width_, std::strlen(line));
     std::fflush(stderr);
 }
 

@@ -1,5 +1,6 @@
 // What is said on stderr while something takes long, and the one way to write to stdout.
 #pragma once
+#include <cstddef>
 #include <cstdint>
 #include <string>
 #include <string_view>
@@ -24,7 +25,7 @@ class Progress {
     const double start_;
     uint64_t done_ = 0;
     double drawn_;
-    bool on_screen_ = false;
+    size_t width_ = 0; // of the longest line drawn
 };
 
 void say(const std::string &line); // `n730-exec: LINE` on stderr

@@ -1,0 +1,80 @@
+// Big-endian fields, ranges, sizes as people write them, and the choice of a plan.
+#include "model.h"
+#include "n730/format.h"
+#include "text.h"
+
+#include <doctest/doctest.h>
+
+using namespace n730;
+
+TEST_CASE("fields are big-endian") {
+    const uint8_t bytes[8] = {0x40, 0x49, 0x0F, 0xDB, 0xFF, 0x00, 0x80, 0x01};
+    CHECK(be16(bytes) == 0x4049);
+    CHECK(be32(bytes) == 0x40490FDB);
+    CHECK(be64(bytes) == 0x40490FDBFF008001);
+    CHECK(be_f32(bytes) == 3.14159274f);
+    const uint8_t one[8] = {0x3F, 0xF0};
+    CHECK(be_f64(one) == 1.0);
+}
+
+TEST_CASE("ranges at the edge of 64 bits do not wrap") {
+    const uint64_t most = ~uint64_t(0);
+    CHECK(inside(0, 0, 0));
+    CHECK(inside(4, 6, 10));
+    CHECK_FALSE(inside(5, 6, 10));
+    CHECK_FALSE(inside(most, 2, 10));
+    CHECK_FALSE(inside(2, most, 10));
+    CHECK(inside(most, 0, most));
+    CHECK(round_up(0, 64) == 0);
+    CHECK(round_up(1, 64) == 64);
+    CHECK(round_up(64, 64) == 64);
+}
+
+TEST_CASE("sizes of tensors and buffers") {
+    CHECK(matrix_bytes(Format::F16, 17, 3) == 2 * 16 * 3 * 2);
+    CHECK(matrix_bytes(Format::INT8, 16, 32) == 32 + 512);
+    CHECK(matrix_bytes(Format::INT4, 17, 33) == 2 * 2 * (32 + 256));
+    CHECK(matrix_bytes(Format::INT2, 1, 1) == 32 + 128);
+    CHECK(Buffer{BufferKind::F32, Scope::BODY, 17}.token_bytes() == 128);
+    CHECK(Buffer{BufferKind::Q8, Scope::BODY, 33}.token_bytes() == 128); // 64 values, 2 scales, 2 sums
+    CHECK(Cache{2, 8}.bytes(3) == 192);
+}
+
+TEST_CASE("sizes as people write them") {
+    uint64_t bytes = 0;
+    const auto parsed = [&](const char *text) { return parse_size(text, bytes) ? bytes : 0; };
+    CHECK(parsed("4096") == 4096);
+    CHECK(parsed("512M") == uint64_t(512) << 20);
+    CHECK(parsed("1.5G") == uint64_t(3) << 29);
+    CHECK(parsed("2GiB") == uint64_t(2) << 30);
+    CHECK(parsed("2gB") == uint64_t(2) << 30);
+    CHECK(parsed("1T") == uint64_t(1) << 40);
+    CHECK(parsed("100B") == 100);
+    for (const char *bad : {"", "M", "-1M", "1X", "1.2.3M", "1 M", "0", "0.1", "1e3", "inf", "nan", "0x10", "99999999T", "1MM", "1iB"})
+        CHECK_MESSAGE(parsed(bad) == 0, bad);
+    CHECK(format_size(100) == "100 bytes");
+    CHECK(format_size(uint64_t(3) << 29) == "1.50 GiB");
+}
+
+TEST_CASE("the first plan that fits is taken") {
+    Package package;
+    for (const uint64_t mib : {4000, 2000, 1000}) {
+        Plan plan{};
+        plan.arena_bytes = mib << 20;
+        package.plans.push_back(plan);
+    }
+    const auto taken = [&](uint64_t ram_mib, uint64_t free_mib) -> int {
+        const PlanChoice choice = choose_plan(package, ram_mib << 20, free_mib << 20);
+        CHECK_FALSE(choice.why.empty());
+        return choice.plan ? static_cast<int>(*choice.plan) : -1;
+    };
+    CHECK(taken(0, 0) == 0); // nothing known, nothing asked
+    CHECK(taken(0, 8000) == 0);
+    CHECK(taken(0, 4024) == 0); // with what the process takes beside
+    CHECK(taken(0, 4023) == 1);
+    CHECK(taken(4000, 8000) == 0);
+    CHECK(taken(3999, 8000) == 1);
+    CHECK(taken(4000, 1500) == 2);
+    CHECK(taken(999, 8000) == -1);
+    CHECK(taken(0, 1000) == -1);
+}
