@@ -1,0 +1,100 @@
+"""The native tokenizer against the ``tokenizers`` library, at length.
+
+For each of the three patterns: at least 20 MB of mixed text and 100 000 random Unicode strings must give the same
+ids, and so must every single code point in several contexts. Also prints how fast either is on one core.
+
+    python benchmarks/tokenizer_parity.py [--megabytes 20] [--strings 100000] [--seed 0]
+"""
+
+from __future__ import annotations
+
+import argparse
+import random
+import sys
+import sysconfig
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from tokenizers import Tokenizer
+
+from n730c.frontend.tokenizer import check_tokenizer, compile_tokenizer
+from tests.tokenizer.native import Native, compile_library
+from tests.tokenizer.texts import STDLIB, mixed_text, random_text
+from tests.tokenizer.toys import KINDS, VOCAB, added_texts, make_tokenizer, save
+
+SOURCES = (STDLIB, Path(sysconfig.get_path("purelib")) / "transformers")
+
+
+def every_character() -> Iterator[str]:
+    """Each scalar value between letters, behind spaces, digits and apostrophes, doubled, beside marks and tokens."""
+    for begin in range(0, 0x110000, 64):
+        if 0xD800 <= begin < 0xE000:
+            continue
+        block = [chr(c) for c in range(begin, begin + 64)]
+        yield "".join(f"a{c}b {c} 1{c}2{c}{c}  {c}'{c}s\n{c}\r\u0301{c}\u0323{c}word{c} {c}<both>{c}" for c in block)
+
+
+class Tally:
+    """Counts texts, bytes, differences, and the processor time that each side takes."""
+
+    def __init__(self) -> None:
+        self.texts = self.bytes = self.wrong = 0
+        self.seconds = {"library": 0.0, "native": 0.0}
+
+    def compare(self, original: Tokenizer, native: Native, text: str) -> None:
+        begin = time.process_time()
+        expected = original.encode(text, add_special_tokens=False).ids
+        middle = time.process_time()
+        found = native.encode(text)
+        self.seconds["library"] += middle - begin
+        self.seconds["native"] += time.process_time() - middle
+        self.texts += 1
+        self.bytes += len(text.encode())
+        if found != expected:
+            self.wrong += 1
+            if self.wrong <= 5:
+                print(f"  differs: {text[:100]!a}")
+
+    def line(self, what: str) -> str:
+        speed = ", ".join(f"{name} {self.bytes / 1e6 / s:.1f} MB/s" for name, s in self.seconds.items())
+        return f"  {what}: {self.texts} texts, {self.bytes / 1e6:.1f} MB, {self.wrong} differ; {speed}"
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--megabytes", type=float, default=20)
+    parser.add_argument("--strings", type=int, default=100_000)
+    parser.add_argument("--seed", type=int, default=0)
+    options = parser.parse_args()
+    wrong = 0
+    with tempfile.TemporaryDirectory() as name:
+        library = compile_library(Path(name))
+        for kind in KINDS:
+            original = make_tokenizer(kind)
+            folder = save(original, Path(name) / kind)
+            native = Native(library, compile_tokenizer(folder, VOCAB, [0]))
+            check_tokenizer(native.compiled, folder, native.encode)
+            added = added_texts(original)
+            rng = random.Random(f"{options.seed} {kind}")
+            print(f"{kind}: {len(native.compiled)} bytes of tables", flush=True)
+            texts = {
+                "random strings": (random_text(rng, added) for _ in range(options.strings)),
+                "every character": every_character(),
+                "mixed text": mixed_text(int(options.megabytes * 1e6), options.seed, SOURCES),
+            }
+            for what, those in texts.items():
+                tally = Tally()
+                for text in those:
+                    tally.compare(original, native, text)
+                print(tally.line(what), flush=True)
+                wrong += tally.wrong
+    print("all the same" if wrong == 0 else f"{wrong} texts differ")
+    return 1 if wrong else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

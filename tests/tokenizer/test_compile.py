@@ -1,0 +1,208 @@
+"""Reading Hugging Face tokenizers: what is taken, what is refused and with which words."""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tokenizers import AddedToken, Regex, Tokenizer, normalizers, pre_tokenizers
+
+from n730c.errors import UnsupportedModel
+from n730c.frontend.tokenizer import PATTERNS, check_tokenizer, compile_tokenizer, read_chat_template
+from n730c.tokenizer_format import Pattern, validate_tokenizer
+from tests.tokenizer.conftest import Toy
+from tests.tokenizer.native import ROOT, Native
+from tests.tokenizer.texts import random_text
+from tests.tokenizer.toys import KINDS, VOCAB, added_texts, save
+
+MakeToy = Callable[[str], Toy]
+
+
+def changed(toy: Toy, folder: Path, **fields: Any) -> Path:
+    """The toy's tokenizer.json with fields replaced (``model``: updated)."""
+    spec = json.loads(toy.original.to_str())
+    model = {**spec["model"], **fields.pop("model", {})}
+    (folder / "tokenizer.json").write_text(json.dumps({**spec, **fields, "model": model}))
+    return folder
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_compiles_to_the_same_bytes(kind: str, toy: MakeToy) -> None:
+    compiled = toy(kind).native.compiled
+    assert compile_tokenizer(toy(kind).folder, VOCAB, [0]) == compiled
+    assert validate_tokenizer(compiled, VOCAB) is None
+    assert toy(kind).native.validate(VOCAB) is None
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_build_time_check_passes_and_can_fail(kind: str, toy: MakeToy) -> None:
+    native = toy(kind).native
+    check_tokenizer(native.compiled, toy(kind).folder, native.encode)
+    damaged = bytearray(native.compiled)
+    damaged[8] = 1 if kind != "gpt2" else 2  # another pattern
+    other = Native(native._library, bytes(damaged))
+    with pytest.raises(UnsupportedModel, match=r"differs from the original on .*expected .* at token"):
+        check_tokenizer(other.compiled, toy(kind).folder, other.encode)
+
+
+def test_the_demo_models_tokenizer(library: Any) -> None:
+    folder = ROOT / "examples/demo-model"
+    native = Native(library, compile_tokenizer(folder, 2048, [0]))
+    check_tokenizer(native.compiled, folder, native.encode)
+    assert (
+        native.encode("<|im_start|>user")
+        == Tokenizer.from_file(str(folder / "tokenizer.json")).encode("<|im_start|>user").ids
+    )
+
+
+@pytest.mark.parametrize("variant", ["prefix space", "GPT-2 as Split", "Sequence of one", "merges as text", "no rule"])
+def test_variations(variant: str, toy: MakeToy, library: Any, tmp_path: Path) -> None:
+    tokenizer = Tokenizer.from_str(toy("gpt2").original.to_str())
+    byte_level = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    regex = next(text for text, number in PATTERNS.items() if number is Pattern.GPT2)
+    if variant == "prefix space":
+        tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
+    elif variant == "GPT-2 as Split":
+        tokenizer.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.Split(Regex(regex), "isolated"), byte_level])
+    elif variant == "Sequence of one":
+        tokenizer.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.ByteLevel(add_prefix_space=False)])
+        tokenizer.normalizer = normalizers.Sequence([normalizers.NFC()])
+    elif variant == "no rule":
+        spec = json.loads(tokenizer.to_str())
+        spec["added_tokens"] = [t for t in spec["added_tokens"] if t["special"]]
+        tokenizer = Tokenizer.from_str(json.dumps(spec))
+    folder = save(tokenizer, tmp_path)
+    if variant == "merges as text":
+        spec = json.loads(tokenizer.to_str())
+        spec["model"]["merges"] = [" ".join(merge) for merge in spec["model"]["merges"]]
+        (folder / "tokenizer.json").write_text(json.dumps(spec))
+    native = Native(library, compile_tokenizer(folder, VOCAB, []))
+    rng = random.Random(variant)
+    added = added_texts(tokenizer)
+    for _ in range(1500):
+        text = random_text(rng, added)
+        assert native.encode(text) == tokenizer.encode(text, add_special_tokens=False).ids, ascii(text)
+
+
+def test_bytes_without_a_token_are_dropped(toy: MakeToy, library: Any, tmp_path: Path) -> None:
+    spec = json.loads(toy("llama3").original.to_str())
+    model = spec["model"]
+    for lost in "\u0120zQ\u00a9":  # space, z, Q, and the byte 0xA9
+        del model["vocab"][lost]
+    model["merges"] = [m for m in model["merges"] if set(m).isdisjoint(set("\u0120zQ\u00a9"))]
+    (tmp_path / "tokenizer.json").write_text(json.dumps(spec))
+    tokenizer = Tokenizer.from_file(str(tmp_path / "tokenizer.json"))
+    native = Native(library, compile_tokenizer(tmp_path, VOCAB, []))
+    rng = random.Random(1)
+    for _ in range(1500):
+        text = random_text(rng, ["zQ", "Q z"]) + "zaz Qé"
+        assert native.encode(text) == tokenizer.encode(text, add_special_tokens=False).ids, ascii(text)
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        (
+            {"normalizer": {"type": "Lowercase"}},
+            r"normalizer is not supported \(expected NFC or none, found .*Lowercase",
+        ),
+        ({"normalizer": {"type": "NFKC"}}, "normalizer is not supported .*NFKC"),
+        ({"decoder": None}, "decoder is not supported .expected ByteLevel, found null"),
+        ({"decoder": {"type": "ByteFallback"}}, "decoder is not supported .*ByteFallback"),
+        ({"pre_tokenizer": {"type": "Whitespace"}}, "pre-tokenizer is not supported .*Whitespace"),
+        ({"pre_tokenizer": None}, "pre-tokenizer is not supported .*null"),
+        ({"model": {"dropout": 0.5}}, "BPE option dropout is not supported .expected none, found 0.5"),
+        ({"model": {"end_of_word_suffix": "</w>"}}, "end_of_word_suffix is not supported"),
+    ],
+)
+def test_refusals(fields: dict[str, Any], message: str, toy: MakeToy, tmp_path: Path) -> None:
+    with pytest.raises(UnsupportedModel, match=message) as caught:
+        compile_tokenizer(changed(toy("gpt2"), tmp_path, **fields), VOCAB, [])
+    assert "\n" not in str(caught.value)
+
+
+def test_refused_patterns(toy: MakeToy, tmp_path: Path) -> None:
+    byte_level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": False}
+    split = {"type": "Split", "pattern": {"Regex": r"\w+|\W"}, "behavior": "Isolated", "invert": False}
+    known = {**split, "pattern": {"Regex": next(iter(PATTERNS))}}
+    for steps, message in (
+        (
+            [split, byte_level],
+            r"pattern is not supported \(expected that of GPT-2, Llama 3 or Qwen2, found \\w\+\|\\W\)",
+        ),
+        ([{**known, "behavior": "Removed"}, byte_level], "Split is not supported .*Removed"),
+        ([{**known, "invert": True}, byte_level], "Split is not supported"),
+        ([known, {**byte_level, "add_prefix_space": True}], "without prefix space"),
+        ([known, {**byte_level, "use_regex": True}], "nothing in front of ByteLevel's own pattern"),
+        ([known], "expected ByteLevel, or Split and ByteLevel"),
+    ):
+        folder = changed(toy("llama3"), tmp_path, pre_tokenizer={"type": "Sequence", "pretokenizers": steps})
+        with pytest.raises(UnsupportedModel, match=message):
+            compile_tokenizer(folder, VOCAB, [])
+
+
+def test_other_models_are_refused_by_name(tmp_path: Path) -> None:
+    for model in (
+        {"type": "Unigram", "unk_id": 0, "vocab": [["<unk>", 0.0], ["a", -1.0]], "byte_fallback": False},
+        {"type": "WordLevel", "vocab": {"a": 0}, "unk_token": "a"},
+    ):
+        (tmp_path / "tokenizer.json").write_text(json.dumps({"version": "1.0", "added_tokens": [], "model": model}))
+        with pytest.raises(UnsupportedModel, match=rf"model is not supported \(expected BPE, found {model['type']}\)"):
+            compile_tokenizer(tmp_path, VOCAB, [])
+
+
+def test_missing_and_damaged_files(tmp_path: Path, toy: MakeToy) -> None:
+    with pytest.raises(UnsupportedModel, match="has no tokenizer"):
+        compile_tokenizer(tmp_path, VOCAB, [])
+    whole = toy("gpt2").original.to_str().encode()
+    for data in (b"", b"{", b"[]", b"{}", b"\xff\xfe", whole[: len(whole) // 2], whole.replace(b'"vocab"', b'"v"')):
+        (tmp_path / "tokenizer.json").write_bytes(data)
+        with pytest.raises(UnsupportedModel, match="is damaged") as caught:
+            compile_tokenizer(tmp_path, VOCAB, [])
+        assert "\n" not in str(caught.value)
+
+
+def test_vocabulary_and_model_must_fit(toy: MakeToy, tmp_path: Path) -> None:
+    count = toy("llama3").original.get_vocab_size()
+    with pytest.raises(
+        UnsupportedModel, match=rf"does not fit the model .expected 1 to {count - 1} tokens.* found {count}"
+    ):
+        compile_tokenizer(toy("llama3").folder, count - 1, [])
+    padded = compile_tokenizer(toy("llama3").folder, 100_000, [])
+    assert padded == compile_tokenizer(toy("llama3").folder, count, [])
+    with pytest.raises(UnsupportedModel, match="does not fit"):
+        compile_tokenizer(toy("llama3").folder, count, [count])
+
+
+def test_limits_of_added_tokens(toy: MakeToy, tmp_path: Path) -> None:
+    tokenizer = Tokenizer.from_str(toy("qwen2").original.to_str())
+    tokenizer.add_tokens(["x" * 256])
+    with pytest.raises(UnsupportedModel, match=r"added token is not supported .expected at most 255 bytes"):
+        compile_tokenizer(save(tokenizer, tmp_path), VOCAB, [])
+    tokenizer = Tokenizer.from_str(toy("qwen2").original.to_str())
+    tokenizer.add_tokens([AddedToken("\u00e9x", normalized=True), AddedToken("e\u0301x", normalized=True)])
+    with pytest.raises(UnsupportedModel, match="no two of the same normalized text"):
+        compile_tokenizer(save(tokenizer, tmp_path), VOCAB, [])
+
+
+def test_chat_template(tmp_path: Path) -> None:
+    config = tmp_path / "tokenizer_config.json"
+    assert read_chat_template(tmp_path) == ""
+    config.write_text("{}")
+    assert read_chat_template(tmp_path) == ""
+    config.write_text(json.dumps({"chat_template": "{{ one }}"}))
+    assert read_chat_template(tmp_path) == "{{ one }}"
+    named = [{"name": "tool_use", "template": "{{ t }}"}, {"name": "default", "template": "{{ d }}"}]
+    config.write_text(json.dumps({"chat_template": named}))
+    assert read_chat_template(tmp_path) == "{{ d }}"
+    (tmp_path / "chat_template.jinja").write_text("{{ file }}\n")
+    assert read_chat_template(tmp_path) == "{{ file }}\n"
+    (tmp_path / "chat_template.jinja").unlink()
+    for damaged in ('{"chat_template": 7}', '{"chat_template": [{"name": 1}]}', "[", "[]"):
+        config.write_text(damaged)
+        with pytest.raises(UnsupportedModel, match="is damaged"):
+            read_chat_template(tmp_path)

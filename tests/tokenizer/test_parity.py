@@ -1,0 +1,134 @@
+"""The native tokenizer gives the ids that the ``tokenizers`` library gives."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+
+import pytest
+from tokenizers import normalizers
+
+from tests.tokenizer.conftest import Toy
+from tests.tokenizer.texts import boundaries, mixed_text, random_text
+from tests.tokenizer.toys import KINDS, VOCAB, added_texts
+
+MakeToy = Callable[[str], Toy]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_random_strings(kind: str, toy: MakeToy) -> None:
+    subject = toy(kind)
+    added = added_texts(subject.original)
+    rng = random.Random(f"strings {kind}")
+    for _ in range(10_000):
+        text = random_text(rng, added)
+        assert subject.native.encode(text) == subject.original.encode(text, add_special_tokens=False).ids, ascii(text)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_mixed_text(kind: str, toy: MakeToy) -> None:
+    subject = toy(kind)
+    for text in mixed_text(2_000_000, seed=11):
+        expected = subject.original.encode(text, add_special_tokens=False).ids
+        assert subject.native.encode(text) == expected, ascii(text[:80])
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_boundary_character_in_every_context(kind: str, toy: MakeToy) -> None:
+    """Both sides of every change of category, between letters, digits, spaces, marks and quotes."""
+    subject = toy(kind)
+    text = "".join(f"a{c}b {c}1{c} {c}'{c}s{c}{c}\u0301\n{c}" for c in boundaries())
+    assert subject.native.encode(text) == subject.original.encode(text, add_special_tokens=False).ids
+
+
+def test_rules_about_neighbours_of_added_tokens(toy: MakeToy) -> None:
+    """lstrip, rstrip and single_word beside every boundary character: the library's own idea of spaces and words."""
+    subject = toy("gpt2")
+    for c in boundaries():
+        text = f"x{c}<mask>{c}y<sep>{c}z{c}<both>{c}{c}word{c} word {c}word"
+        assert subject.native.encode(text) == subject.original.encode(text, add_special_tokens=False).ids, ascii(c)
+
+
+def test_words_found_whole_without_merging(toy: MakeToy) -> None:
+    """ignore_merges: tokens that no merge reaches any more are found as words, and only there."""
+    subject = toy("llama3")
+    reached = {t.id for t in subject.original.model.tokenize("".join(["x"]))}
+    unreachable = 0
+    for token in range(VOCAB - 20):
+        text = subject.native.piece(token).decode("utf-8", errors="replace")
+        if "\ufffd" in text:
+            continue
+        ids = subject.native.encode(text)
+        assert ids == subject.original.encode(text, add_special_tokens=False).ids
+        longer = subject.native.encode(text + text)
+        assert longer == subject.original.encode(text + text, add_special_tokens=False).ids
+        unreachable += ids == [token] and token not in reached and longer[:1] != [token]
+    assert unreachable > 50
+
+
+def test_normalization(toy: MakeToy) -> None:
+    """Texts that are equal in Normalization Form C get the same ids (no added token stands in the way)."""
+    subject = toy("qwen2")
+    nfc = normalizers.NFC()
+    rng = random.Random(3)
+    changed = 0
+    for _ in range(3000):
+        text = random_text(rng, []).replace("a\u0308", "a")  # an added token that is looked for before normalization
+        normal = nfc.normalize_str(text)
+        changed += normal != text
+        assert subject.native.encode(text) == subject.native.encode(normal), ascii(text)
+    assert changed > 1000
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_special_ids_in_front(kind: str, toy: MakeToy) -> None:
+    subject = toy(kind)
+    for text in ("", "Hello", " <|endoftext|><|begin_of_text|>"):
+        assert subject.native.encode(text, add_special=True) == subject.original.encode(text).ids
+    bos = subject.original.token_to_id("<|begin_of_text|>")
+    assert (subject.native.encode("", add_special=True) == [bos]) is (kind == "llama3")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_decoding(kind: str, toy: MakeToy) -> None:
+    """Pieces put together and made UTF-8 lossily are what the library decodes, with and without special tokens."""
+    subject = toy(kind)
+    rng = random.Random(kind)
+    for _ in range(2000):
+        ids = rng.choices(range(VOCAB), k=rng.randint(0, 30))
+        pieces = [subject.native.piece(i) for i in ids]
+        plain = [piece for i, piece in zip(ids, pieces, strict=True) if not subject.native.flags(i) & 1]
+        assert b"".join(pieces).decode(errors="replace") == subject.original.decode(ids, skip_special_tokens=False)
+        assert b"".join(plain).decode(errors="replace") == subject.original.decode(ids, skip_special_tokens=True)
+
+
+def test_flags_and_ids_without_a_token(toy: MakeToy) -> None:
+    native = toy("gpt2").native
+    assert native.flags(0) == 3  # special, and an end of text as the fixture says
+    assert native.flags(1) == 0
+    for missing in (-1, VOCAB - 1, VOCAB, 2**31 - 1):
+        assert native.piece(missing) == b"" and native.flags(missing) == 0
+
+
+@pytest.mark.parametrize("unit", ["a", " ", "\u0301", "\u0327\u0301", "ab", "\n ", "  <mask>", "<ma", "word", "\u1100"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_long_runs(kind: str, unit: str, toy: MakeToy) -> None:
+    """Runs that make a careless encoder quadratic: at 1 MB it would take hours."""
+    subject = toy(kind)
+    text = unit * 3000
+    assert subject.native.encode(text) == subject.original.encode(text, add_special_tokens=False).ids
+    long = (unit * (1_000_000 // len(unit))).encode()
+    assert len(subject.native.encode(long)) > 0
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_bytes_that_are_no_utf8(kind: str, toy: MakeToy) -> None:
+    """No byte is lost: the pieces give the text back (NFC leaves stray bytes alone)."""
+    subject = toy(kind)
+    rng = random.Random(9)
+    for _ in range(2000):
+        data = bytes(rng.choices((0x61, 0x20, 0x0A, 0x80, 0xBF, 0xC2, 0xE2, 0xF0, 0xF4, 0xFF), k=rng.randint(0, 20)))
+        if kind == "qwen2":
+            data = data.replace(b"\xe2\x80\x80", b"").replace(b"\xe2\x80\x81", b"")  # NFC changes these
+        ids = subject.native.encode(data)
+        assert b"".join(map(subject.native.piece, ids)) == data
