@@ -5,8 +5,8 @@
 For each format a matrix of about ``--mib`` MiB (larger than the caches, on huge pages where the system has them) is
 multiplied by one token, and an AVX2 loop reads the very same bytes; the two take turns, because the machine may be
 busy, and neighbours in time are compared. ``floor`` is the time of the arithmetic alone: the same kernel over weights
-that stay in the L2 cache. Columns: weights a second, GB/s of weights, share of the read's bandwidth, floor as a share of
-the kernel's time.
+that stay in the L2 cache. Columns: weights a second, GB/s of weights, share of the read's bandwidth, floor as a
+share of the kernel's time.
 """
 
 from __future__ import annotations

@@ -52,8 +52,11 @@ def _to_f16(scale: F32) -> F32:
     return np.clip(scale, -65504.0, 65504.0).astype(np.float16).astype(np.float32)
 
 
-def _quantize_groups(fmt: Format, x: F32) -> tuple[F32, F32]:
-    """``x f32[32, groups]`` → (values f32[32, groups], scales f32[groups], exact in FP16)."""
+def _quantize_groups(fmt: Format, x: F32, padding: tuple[slice, slice]) -> tuple[F32, F32]:
+    """``x f32[32, groups]`` → (values f32[32, groups], scales f32[groups], exact in FP16).
+
+    ``padding``: where x holds no weights; no error is counted there (INT2 has no zero).
+    """
     magnitude = np.maximum(x.max(axis=0), -x.min(axis=0))
     extreme = np.where(x.max(axis=0) == magnitude, magnitude, -magnitude)
     q, work = np.empty_like(x), np.empty_like(x)
@@ -64,7 +67,9 @@ def _quantize_groups(fmt: Format, x: F32) -> tuple[F32, F32]:
         scale = _to_f16(scale)
         np.multiply(_nearest(fmt, x, scale, q), scale, out=work)
         np.subtract(work, x, out=work)
-        error = np.multiply(work, work, out=work).sum(axis=0)
+        np.multiply(work, work, out=work)
+        work[padding] = 0
+        error = work.sum(axis=0)
         better = error < best_error
         np.copyto(best_error, error, where=better)
         np.copyto(best_scale, scale, where=better)
@@ -73,6 +78,7 @@ def _quantize_groups(fmt: Format, x: F32) -> tuple[F32, F32]:
         keep_better((magnitude if divisor > 0 else extreme) / np.float32(divisor))
     if fmt is not Format.INT8:
         _nearest(fmt, x, best_scale, q)
+        q[padding] = 0
         product = np.multiply(x, q, out=work).sum(axis=0)
         keep_better(product / np.maximum(np.multiply(q, q, out=work).sum(axis=0), np.float32(1)))
     return _nearest(fmt, x, best_scale, q), best_scale
@@ -91,6 +97,7 @@ def quantize(weight: F32, fmt: Format) -> tuple[Array, Array]:
     fields = np.empty((rows, cols), dtype=np.int8 if fmt is Format.INT8 else np.uint8)
     scales = np.empty((rows, groups), dtype=np.float16)
     step = max(1, _CHUNK // (groups * GROUP))
+    padding = (slice(cols - (groups - 1) * GROUP, None), slice(groups - 1, None, groups))
 
     def work(first: int) -> None:
         part = weight[first : first + step]
@@ -99,7 +106,7 @@ def quantize(weight: F32, fmt: Format) -> tuple[Array, Array]:
             part = np.pad(part, ((0, 0), (0, groups * GROUP - cols)))
         # groups as columns: sums over a group become additions of whole rows
         x = np.ascontiguousarray(part.reshape(-1, GROUP).T, dtype=np.float32)
-        q, scale = _quantize_groups(fmt, x)
+        q, scale = _quantize_groups(fmt, x, padding)
         if fmt is Format.INT4:
             q += np.float32(8)
         elif fmt is Format.INT2:
