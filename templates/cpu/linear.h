@@ -64,15 +64,17 @@ N730_FN void tile_int(const n730_call *call, int format, int64_t tile, int64_t t
         N730_UNROLL for (int c = 0; c < n; c++) {
             const int8_t *side = x[c] + groups * GROUP; /* f32 scales, then i32 sums, one of each a group */
             f32x8 xs = f8_set(load_f32(side + 4 * g));
-            int32_t sum = load_i32(side + 4 * (groups + g));
-            if (format == FORMAT_INT2) { /* 2 Σ q·x − 3 Σ x */
-                s[c][0] = i8_add(s[c][0], s[c][0]);
-                s[c][1] = i8_add(s[c][1], s[c][1]);
+            i32x8 sum = i8_set(load_i32(side + 4 * (groups + g)));
+            if (format == FORMAT_INT4) { /* Σ q·x − 8 Σ x */
+                sum = i8_times8(sum);
+                s[c][0] = i8_sub(s[c][0], sum);
+                s[c][1] = i8_sub(s[c][1], sum);
             }
-            if (format != FORMAT_INT8) {
-                i32x8 shift = i8_set(sum * (format == FORMAT_INT4 ? 8 : 3));
-                s[c][0] = i8_sub(s[c][0], shift);
-                s[c][1] = i8_sub(s[c][1], shift);
+            if (format == FORMAT_INT2) { /* 2 Σ q·x − 3 Σ x = 2 (Σ q·x − Σ x) − Σ x */
+                s[c][0] = i8_sub(s[c][0], sum);
+                s[c][1] = i8_sub(s[c][1], sum);
+                s[c][0] = i8_sub(i8_add(s[c][0], s[c][0]), sum);
+                s[c][1] = i8_sub(i8_add(s[c][1], s[c][1]), sum);
             }
             acc[c][0] = f8_add(acc[c][0], f8_mul(i8_to_f8(s[c][0]), f8_mul(ws0, xs)));
             acc[c][1] = f8_add(acc[c][1], f8_mul(i8_to_f8(s[c][1]), f8_mul(ws1, xs)));

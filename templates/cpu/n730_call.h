@@ -24,8 +24,8 @@ typedef struct n730_call {
     int64_t tokens;        /* tokens in this call, at least 1 */
     int64_t position;      /* position of the first token in the sequence */
     const int32_t *ids;    /* EMBED: token ids [tokens] */
-    uint16_t *k_cache;     /* KV_STORE, ATTENTION: native f16 [kv_heads][context][head_dim] */
-    uint16_t *v_cache;
+    void *k_cache;         /* KV_STORE, ATTENTION: native f16 or f32 [kv_heads][context][head_dim] */
+    void *v_cache;
     int64_t context;  /* positions the cache holds */
     int64_t heads;    /* query heads (ROPE: heads of in[0]) */
     int64_t kv_heads; /* of the cache */

@@ -75,6 +75,7 @@ N730_FN i32x8 i8_set(int32_t x) { return _mm256_set1_epi32(x); }
 N730_FN i32x8 i8_add(i32x8 a, i32x8 b) { return _mm256_add_epi32(a, b); }
 N730_FN i32x8 i8_sub(i32x8 a, i32x8 b) { return _mm256_sub_epi32(a, b); }
 N730_FN void i8_fence(i32x8 *a) { N730_FENCE(*a); }
+N730_FN i32x8 i8_times8(i32x8 a) { return _mm256_slli_epi32(a, 3); }
 N730_FN f32x8 i8_to_f8(i32x8 a) { return _mm256_cvtepi32_ps(a); }
 N730_FN i32x8 f8_round(f32x8 a) { return _mm256_cvtps_epi32(a); } /* half to even */
 N730_FN f32x8 f8_scale2(f32x8 a, i32x8 n) {                       /* a × 2^n, n in −126 … 127 */
@@ -159,6 +160,7 @@ N730_FN void i8_fence(i32x8 *a) {
     N730_FENCE(a->lo);
     N730_FENCE(a->hi);
 }
+N730_FN i32x8 i8_times8(i32x8 a) { return i8_pair(_mm_slli_epi32(a.lo, 3), _mm_slli_epi32(a.hi, 3)); }
 N730_FN f32x8 i8_to_f8(i32x8 a) { return f8_pair(_mm_cvtepi32_ps(a.lo), _mm_cvtepi32_ps(a.hi)); }
 N730_FN i32x8 f8_round(f32x8 a) { return i8_pair(_mm_cvtps_epi32(a.lo), _mm_cvtps_epi32(a.hi)); } /* half to even */
 N730_FN f32x8 f8_cast(i32x8 a) { return f8_pair(_mm_castsi128_ps(a.lo), _mm_castsi128_ps(a.hi)); }
@@ -183,20 +185,19 @@ N730_FN f32x8 f8_load_be(const void *p) {
     i32x8 v = i8_load(p);
     return f8_cast(i8_pair(swap32(v.lo), swap32(v.hi)));
 }
-/* Four f16 in the low halves of four lanes. Moving exponent and fraction up and multiplying by 2^112 is exact, also
- * for subnormals; infinities and NaNs get their exponent by hand. */
+/* Four f16 in the high halves of four lanes. Shifting them to where FP32 has exponent and fraction (the sign stays) and
+ * multiplying by 2^112 is exact, also for subnormals; infinities and NaNs, 65536 and above by then, get their exponent
+ * by hand. */
 N730_FN __m128 f4_from_f16(__m128i h) {
-    __m128i magnitude = _mm_slli_epi32(_mm_and_si128(h, _mm_set1_epi32(0x7fff)), 13);
-    __m128i sign = _mm_slli_epi32(_mm_and_si128(h, _mm_set1_epi32(0x8000)), 16);
-    __m128i special = _mm_cmpgt_epi32(magnitude, _mm_set1_epi32(0x0f7fffff));
-    __m128i nan = _mm_and_si128(_mm_cmpgt_epi32(magnitude, _mm_set1_epi32(0x0f800000)), _mm_set1_epi32(0x00400000));
-    __m128i v = _mm_castps_si128(_mm_mul_ps(_mm_castsi128_ps(magnitude), _mm_castsi128_ps(_mm_set1_epi32(0x77800000))));
-    v = _mm_or_si128(v, _mm_and_si128(special, _mm_set1_epi32(0x7f800000)));
-    return _mm_castsi128_ps(_mm_or_si128(_mm_or_si128(v, nan), sign));
+    __m128i bits = _mm_and_si128(_mm_srai_epi32(h, 3), _mm_set1_epi32((int32_t)0x8fffe000));
+    __m128 scaled = _mm_mul_ps(_mm_castsi128_ps(bits), _mm_castsi128_ps(_mm_set1_epi32(0x77800000)));
+    __m128i v = _mm_castps_si128(scaled), magnitude = _mm_and_si128(v, _mm_set1_epi32(0x7fffffff));
+    __m128i special = _mm_cmpgt_epi32(magnitude, _mm_set1_epi32(0x477fffff));
+    return _mm_castsi128_ps(_mm_or_si128(v, _mm_and_si128(special, _mm_set1_epi32(0x7f800000))));
 }
 N730_FN f32x8 f8_from_f16(__m128i h) {
     __m128i zero = _mm_setzero_si128();
-    return f8_pair(f4_from_f16(_mm_unpacklo_epi16(h, zero)), f4_from_f16(_mm_unpackhi_epi16(h, zero)));
+    return f8_pair(f4_from_f16(_mm_unpacklo_epi16(zero, h)), f4_from_f16(_mm_unpackhi_epi16(zero, h)));
 }
 N730_FN f32x8 f8_load_f16(const void *p) { return f8_from_f16(_mm_loadu_si128((const __m128i *)p)); }
 N730_FN f32x8 f8_load_f16_be(const void *p) { return f8_from_f16(swap16(_mm_loadu_si128((const __m128i *)p))); }
