@@ -119,7 +119,7 @@ class Buffer:
 
 @dataclass(frozen=True)
 class Cache:
-    """The KV cache of one attention: FP16, K then V, each [kv_heads][context][head_dim]."""
+    """The KV cache of one attention: F16 or F32, K then V, each [kv_heads][context][head_dim]."""
 
     kv_heads: int
     head_dim: int

@@ -46,6 +46,13 @@ def parse_size(text: str) -> int:
     return size
 
 
+class KV(StrEnum):
+    """Elements of the KV cache."""
+
+    fp16 = "fp16"
+    fp32 = "fp32"
+
+
 @app.command()
 def build(
     model: Annotated[Path, typer.Argument(help="Hugging Face model folder: config.json, safetensors, tokenizer.json")],
@@ -54,6 +61,10 @@ def build(
         Path | None, typer.Option("-o", "--output", help="package to write [default: MODEL.n730]")
     ] = None,
     precision: Annotated[Precision, typer.Option(help="bits of the linear layers")] = Precision.int4,
+    kv: Annotated[
+        KV | None,
+        typer.Option(help="KV cache [default: fp16; with --precision bf16 or fp16, which round nothing, fp32]"),
+    ] = None,
     ram: Annotated[str | None, typer.Option(metavar="SIZE", help="memory to fit in [default: the target's]")] = None,
     context: Annotated[
         int | None, typer.Option(min=1, help="tokens the KV cache holds [default: the model's, at most 4096]")
@@ -71,6 +82,7 @@ def build(
         target=target,
         output=output,
         precision=precision.value,
+        kv=kv.value if kv else None,
         ram_bytes=parse_size(ram) if ram else None,
         context=context,
         tune=tune,

@@ -25,7 +25,7 @@ from n730c.passes import Pass, run_passes
 from n730c.passes.fuse_silu_mul import FuseSiluMul
 from n730c.passes.lower import lower
 from n730c.passes.plan import plan_resident
-from n730c.passes.precision import assign_uniform
+from n730c.passes.precision import assign_uniform, kv_format
 from n730c.quant import encode, encode_vector
 from n730c.runtime import run_runtime
 from n730c.target import Target, load_target
@@ -45,6 +45,7 @@ class Options:
     target: str
     output: Path | None = None
     precision: str = "int4"
+    kv: str | None = None
     ram_bytes: int | None = None
     context: int | None = None
     tune: bool = True
@@ -91,7 +92,12 @@ def _provenance(options: Options, checkpoint: Checkpoint, target: Target, kernel
         "model": checkpoint.name,
         "sources": dict(checkpoint.sha256()),
         "compiler": {"name": "n730c", "version": metadata.version("n730c")},
-        "options": {"precision": options.precision, "context": options.context, "ram_bytes": options.ram_bytes},
+        "options": {
+            "precision": options.precision,
+            "kv": options.kv,
+            "context": options.context,
+            "ram_bytes": options.ram_bytes,
+        },
         "target": target.model_dump(),
         "kernels": kernels,
     }
@@ -168,7 +174,8 @@ def build(options: Options, console: Console) -> dict[str, Any]:
         context = _context(options.context, graph)
         tokenizer = compile_tokenizer(options.model, graph.vocab, checkpoint.eos_ids)
         chat = read_chat_template(options.model)
-        program = lower(graph, assign_uniform(graph, options.precision))
+        formats = assign_uniform(graph, options.precision)
+        program = lower(graph, formats, kv_format(options.kv, options.precision))
         plan = plan_resident(program, target, len(tokenizer), context, options.ram_bytes)
         done(1, 1, f"{plan.arena_bytes / 2**20:.0f} MiB of RAM")
 

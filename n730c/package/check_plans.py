@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from itertools import pairwise
 
 from n730c.artifacts import Action, Buffer, BufferKind, Cache, Scope
+from n730c.dtypes import Format
 from n730c.errors import PackageError
 from n730c.package import layout as lay
 from n730c.package.check_steps import lives
@@ -66,7 +67,7 @@ def check_plans(
                 raise _fail(i, f"placement of segment {j}", "tier 0, device 0, a multiple of 4096", tuple(place))
             fixed.append((place.offset, place.offset + segments[j].size, f"segment {j}"))
         for j, (cache, offset) in enumerate(zip(caches, offsets[middle:stop], strict=True)):
-            size = Cache(cache.kv_heads, cache.head_dim).size(plan.context)
+            size = Cache(cache.kv_heads, cache.head_dim, format=Format(cache.format)).size(plan.context)
             fixed.append((offset, offset + size, f"cache {j}"))
         moving = []
         for j, (b, offset) in enumerate(zip(buffers, offsets[start:middle], strict=True)):

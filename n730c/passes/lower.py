@@ -34,7 +34,8 @@ _ELEMENTWISE = {Op.ADD: StepOp.ADD, Op.MUL: StepOp.MUL, Op.SILU: StepOp.SILU, Op
 class _Lowering:
     """State of one lowering; ``lower`` is the only user."""
 
-    def __init__(self, graph: Graph, formats: Mapping[str, Format]) -> None:
+    def __init__(self, graph: Graph, formats: Mapping[str, Format], kv: Format) -> None:
+        self.kv = kv
         self.graph = graph
         self.formats = formats
         self.shapes = {p.name: p.shape for p in graph.params}
@@ -119,7 +120,7 @@ class _Lowering:
         elif node.op is Op.ATTENTION:
             q, k, v = inputs
             cache = len(self.caches)
-            self.caches.append(Cache(int(attrs["kv_heads"]), int(attrs["head_dim"])))
+            self.caches.append(Cache(int(attrs["kv_heads"]), int(attrs["head_dim"]), format=self.kv))
             self.steps.append(Step(StepOp.KV_STORE, (k, v), NONE, ints=(cache,), layer=layer))
             out = self.buffer(BufferKind.F32, node.width)
             ints = (cache, int(attrs["heads"]))
@@ -152,9 +153,12 @@ def _segments(tensors: list[Tensor], layers: list[int]) -> tuple[Segment, ...]:
     return tuple(segments)
 
 
-def lower(graph: Graph, formats: Mapping[str, Format]) -> Program:
-    """The program of ``graph`` with its tensors in the formats given (by name). Pure; raises InvalidIR."""
-    state = _Lowering(graph, formats)
+def lower(graph: Graph, formats: Mapping[str, Format], kv: Format = Format.F16) -> Program:
+    """The program of ``graph`` with its tensors in the formats given (by name). Pure; raises InvalidIR.
+
+    ``kv``: how keys and values are cached, F16 or F32.
+    """
+    state = _Lowering(graph, formats, kv)
     head = _head_first(graph)
     head_step = 0
     for i, node in enumerate(graph.nodes):

@@ -98,7 +98,7 @@ def predict(program: Program, target: Target, context: int, batch: int) -> Predi
 
     Decoding is predicted at half of ``context``; prefill leaves out attention's own share, small at PROMPT tokens.
     """
-    cache_bytes = sum(2 * c.kv_heads * c.head_dim * 2 for c in program.caches) * context // 2
+    cache_bytes = sum(c.size(context) for c in program.caches) / 2
     decode = cache_bytes / target.ram_bytes_per_s
     prefill = 0.0
     for i, step in enumerate(program.steps):

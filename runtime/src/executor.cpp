@@ -66,8 +66,9 @@ void Executor::make_call(size_t index, size_t plan, uint8_t *arena, const Kernel
         call.context = plan_.context;
         call.kv_heads = cache.kv_heads;
         call.head_dim = cache.head_dim;
-        call.k_cache = reinterpret_cast<uint16_t *>(base);
-        call.v_cache = call.k_cache + call.kv_heads * call.context * call.head_dim;
+        c.cache_bytes = static_cast<int64_t>(cache.bytes(plan_.context));
+        call.k_cache = base;
+        call.v_cache = base + cache.element_bytes() * cache.kv_heads * plan_.context * cache.head_dim;
     };
     switch (step.op) {
     case Op::EMBED:
@@ -123,8 +124,8 @@ size_t Executor::touches(const Call &c, int64_t tokens, Touch out[5]) const {
         out[n++] = {base, base + c.call.out_stride * tokens, true, c.serial};
     }
     if (c.call.k_cache != nullptr) {
-        const auto *base = reinterpret_cast<const uint8_t *>(c.call.k_cache);
-        out[n++] = {base, base + 4 * c.call.kv_heads * c.call.context * c.call.head_dim, c.op == Op::KV_STORE, c.serial};
+        const auto *base = static_cast<const uint8_t *>(c.call.k_cache);
+        out[n++] = {base, base + c.cache_bytes, c.op == Op::KV_STORE, c.serial};
     }
     return n;
 }

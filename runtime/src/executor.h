@@ -50,6 +50,7 @@ class Executor {
         Operand in[3];
         int64_t per_token, fixed; // work items: tokens × per_token + fixed
         int64_t work;             // elements a token, roughly
+        int64_t cache_bytes;      // of the KV cache that the step touches
         bool serial, barrier;     // of the batch sizes below
     };
     struct Touch { // bytes of the arena that a step reads or writes

@@ -44,7 +44,8 @@ n730_kernel KernelSet::of(const Step &step) const {
         uint8_t *entry = static_cast<uint8_t *>(memory_) + entries_[step.kernel].offset;
         return reinterpret_cast<n730_kernel>(entry);
     }
-    const Format format = step.weight == NONE ? Format::F32 : package_.tensors[step.weight].format;
+    Format format = step.weight == NONE ? Format::F32 : package_.tensors[step.weight].format;
+    if (step.op == Op::KV_STORE || step.op == Op::ATTENTION) format = package_.caches[static_cast<size_t>(step.p[0])].format;
     return builtin_kernel(static_cast<uint16_t>(step.op), static_cast<uint8_t>(format), static_cast<int>(isa_));
 }
 

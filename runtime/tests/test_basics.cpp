@@ -37,7 +37,8 @@ TEST_CASE("sizes of tensors and buffers") {
     CHECK(matrix_bytes(Format::INT2, 1, 1) == 32 + 128);
     CHECK(Buffer{BufferKind::F32, Scope::BODY, 17}.token_bytes() == 128);
     CHECK(Buffer{BufferKind::Q8, Scope::BODY, 33}.token_bytes() == 128); // 64 values, 2 scales, 2 sums
-    CHECK(Cache{2, 8}.bytes(3) == 192);
+    CHECK(Cache{2, 8, Format::F16}.bytes(3) == 192);
+    CHECK(Cache{2, 8, Format::F32}.bytes(3) == 384);
 }
 
 TEST_CASE("sizes as people write them") {

@@ -25,7 +25,7 @@ class Toy {
         const uint32_t a = buffer(HEADS * HEAD_DIM), o = buffer(WIDTH);
         const uint32_t hn = buffer(WIDTH, BufferKind::F32, Scope::HEAD), hq = buffer(WIDTH, BufferKind::Q8, Scope::HEAD);
         const uint32_t logits = buffer(VOCAB, BufferKind::F32, Scope::HEAD);
-        package.caches.push_back({KV_HEADS, HEAD_DIM});
+        package.caches.push_back({KV_HEADS, HEAD_DIM, Format::F16});
         add(Op::EMBED, {}, x, embedding);
         add(Op::ROPE_TABLE, {}, table, inverse).f[0] = 1;
         add(Op::RMS_NORM, {x}, y, norm).f[0] = 1e-5f;

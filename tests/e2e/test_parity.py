@@ -17,7 +17,7 @@ from n730c.evaluate import compare_logits, log_softmax
 from n730c.frontend.model import load_model
 from n730c.ir.interpret import interpret
 from n730c.package import read_package
-from n730c.quant import decode
+from n730c.quant import dequantize
 from tests.e2e.conftest import Built, generate, n730_exec
 from tests.models import DEMO
 
@@ -122,7 +122,7 @@ def test_only_rounding_is_lost(
         index, tensor = stored[name]
         if tensor.format is Format.F32:
             return checkpoint.tensor(name)
-        return decode(content.tensor_bytes(index), tensor.format, tensor.rows, tensor.cols)
+        return dequantize(tensor.format, content.tensor_bytes(index), tensor.rows, tensor.cols)
 
     ids = held_out_ids(301)
     kl, _ = compare_logits(

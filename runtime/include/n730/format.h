@@ -74,8 +74,12 @@ struct Buffer {
 
 struct Cache {
     uint32_t kv_heads, head_dim;
+    Format format; // F32 or F16
 
-    uint64_t bytes(uint64_t context) const { return round_up(4 * uint64_t(kv_heads) * context * head_dim, 64); }
+    uint64_t element_bytes() const { return format == Format::F32 ? 4 : 2; }
+    uint64_t bytes(uint64_t context) const {
+        return round_up(2 * element_bytes() * kv_heads * context * head_dim, 64);
+    }
 };
 
 struct Step {
