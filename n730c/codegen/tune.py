@@ -19,10 +19,12 @@ _BUDGET = 1.0  # seconds a kernel
 
 
 class Workload:
-    """A one-token LINEAR call over several copies of a matrix, back to back, larger than any cache together."""
+    """A one-token LINEAR call over ``_STREAM`` bytes: the first tiles of a large matrix, or copies of a small one."""
 
     def __init__(self, spec: KernelSpec) -> None:
-        self.size = matrix_bytes(spec.format, spec.rows, spec.cols)
+        tile = matrix_bytes(spec.format, TILE_ROWS, spec.cols)
+        self.tiles = min(round_up(spec.rows, TILE_ROWS) // TILE_ROWS, max(1, _STREAM // tile))
+        self.size = tile * self.tiles
         self.copies = max(1, -(-_STREAM // self.size))
         self.memory = mmap.mmap(-1, self.size * self.copies)
         if hasattr(mmap, "MADV_HUGEPAGE"):
@@ -39,8 +41,7 @@ class Workload:
             self.x[padded + 4 * groups :].view(np.int32)[:] = GROUP
         else:
             self.x.view(np.float32)[:] = 0.01
-        self.out = np.zeros(round_up(spec.rows, TILE_ROWS), np.float32)
-        self.tiles = round_up(spec.rows, TILE_ROWS) // TILE_ROWS
+        self.out = np.zeros(self.tiles * TILE_ROWS, np.float32)
         self.call = Call(rows=spec.rows, cols=spec.cols, tokens=1)
         self.call.inputs[0] = self.x.ctypes.data
         self.call.out = self.out.ctypes.data
@@ -56,7 +57,7 @@ class Workload:
 
 
 def measure(spec: KernelSpec, kernels: Mapping[Maker, Kernel]) -> dict[Maker, float]:
-    """Median seconds of a one-token call by each maker, taken in turn so that a busy machine is fair to all."""
+    """Median seconds of a call over the workload by each maker, in turn so that a busy machine is fair to all."""
     work = Workload(spec)
     times: dict[Maker, list[float]] = {maker: [] for maker in kernels}
     began = time.perf_counter()
