@@ -4,7 +4,6 @@
 #include "text.h"
 
 #include <algorithm>
-#include <nlohmann/json.hpp>
 
 namespace n730 {
 
@@ -46,35 +45,36 @@ int bench(const RunOptions &run, const BenchOptions &options) {
     }
     const double end = platform::seconds();
 
-    const auto per_second = [](int64_t n, double seconds) { return seconds > 0 ? static_cast<double>(n) / seconds : 0.0; };
-    int64_t loaded = 0;
-    for (const Segment &segment : model.package.segments) loaded += static_cast<int64_t>(segment.size);
+    const auto per_second = [](uint64_t n, double seconds) { return seconds > 0 ? static_cast<double>(n) / seconds : 0.0; };
+    uint64_t loaded = 0;
+    for (const Segment &segment : model.package.segments) loaded += segment.size;
     const Plan &plan = model.plan();
-    const nlohmann::ordered_json facts = {
-        {"prefill_tokens_per_s", per_second(prompt, middle - start)},
-        {"decode_tokens_per_s", per_second(gen, end - middle)},
-        {"peak_rss_bytes", platform::peak_rss()},
-        {"planned_ram_bytes", plan.arena_bytes},
-        {"predicted_prefill_tokens_per_s", plan.prefill_tokens_per_s},
-        {"predicted_decode_tokens_per_s", plan.decode_tokens_per_s},
-        {"disk_bytes_per_token", plan.disk_bytes_per_token},
-        {"disk_bytes_per_s", per_second(loaded, model.load_seconds)},
-        {"load_seconds", model.load_seconds},
-        {"prompt_tokens", prompt},
-        {"gen_tokens", gen},
-        {"threads", model.pool.size()},
-        {"kernels", model.kernels.describe()},
-        {"plan", model.plan_index},
-    };
+    const double prefill_rate = per_second(static_cast<uint64_t>(prompt), middle - start);
+    const double decode_rate = per_second(static_cast<uint64_t>(gen), end - middle);
+    const double load_rate = per_second(loaded, model.load_seconds);
     if (options.json) {
-        put(facts.dump(2) + "\n");
+        put(JsonObject()
+                .add("prefill_tokens_per_s", prefill_rate)
+                .add("decode_tokens_per_s", decode_rate)
+                .add("peak_rss_bytes", platform::peak_rss())
+                .add("planned_ram_bytes", plan.arena_bytes)
+                .add("predicted_prefill_tokens_per_s", plan.prefill_tokens_per_s)
+                .add("predicted_decode_tokens_per_s", plan.decode_tokens_per_s)
+                .add("disk_bytes_per_token", plan.disk_bytes_per_token)
+                .add("disk_bytes_per_s", load_rate)
+                .add("load_seconds", model.load_seconds)
+                .add("prompt_tokens", static_cast<uint64_t>(prompt))
+                .add("gen_tokens", static_cast<uint64_t>(gen))
+                .add("threads", static_cast<uint64_t>(model.pool.size()))
+                .add("kernels", model.kernels.describe())
+                .add("plan", static_cast<uint64_t>(model.plan_index))
+                .text());
     } else {
-        put("prefill " + std::to_string(prompt) + " tokens  " + format_number(facts["prefill_tokens_per_s"]) +
-            " tokens/s (predicted " + format_number(plan.prefill_tokens_per_s) + ")\ndecode " + std::to_string(gen) +
-            " tokens  " + format_number(facts["decode_tokens_per_s"]) + " tokens/s (predicted " +
-            format_number(plan.decode_tokens_per_s) + ")\npeak memory " + format_size(platform::peak_rss()) +
-            " (planned " + format_size(plan.arena_bytes) + ")\nloaded in " + format_number(model.load_seconds) + " s, " +
-            format_size(static_cast<uint64_t>(facts["disk_bytes_per_s"].get<double>())) + "/s\n" +
+        put("prefill " + std::to_string(prompt) + " tokens at " + format_number(prefill_rate) + "/s (predicted " +
+            format_number(plan.prefill_tokens_per_s) + ")\ndecode " + std::to_string(gen) + " tokens at " +
+            format_number(decode_rate) + "/s (predicted " + format_number(plan.decode_tokens_per_s) + ")\npeak memory " +
+            format_size(platform::peak_rss()) + " (planned " + format_size(plan.arena_bytes) + ")\nloaded in " +
+            format_number(model.load_seconds) + " s, " + format_size(static_cast<uint64_t>(load_rate)) + "/s\n" +
             std::to_string(model.pool.size()) + " threads, kernels: " + model.kernels.describe() + "\n");
     }
     put_flush();

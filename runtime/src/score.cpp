@@ -6,7 +6,6 @@
 
 #include <algorithm>
 #include <cmath>
-#include <nlohmann/json.hpp>
 
 namespace n730 {
 
@@ -85,23 +84,26 @@ int score(const RunOptions &run, const ScoreOptions &options) {
     std::unique_ptr<NpyWriter> logits;
     if (options.logits)
         logits = std::make_unique<NpyWriter>(*options.logits, static_cast<int64_t>(ids.size()), model.executor.vocab());
-    nlohmann::ordered_json facts;
+    double nll = 0;
+    size_t scored = 0;
     {
         Scorer scorer(model, ids, logits.get());
         scorer.run();
-        const double mean = scorer.scored > 0 ? scorer.nll / static_cast<double>(scorer.scored) : 0;
-        facts = {{"tokens", ids.size()},
-                 {"scored_tokens", scorer.scored},
-                 {"nll", scorer.nll},
-                 {"perplexity", std::exp(mean)},
-                 {"context", model.plan().context}};
+        nll = scorer.nll, scored = scorer.scored;
     }
     if (logits) logits->finish();
+    const double perplexity = std::exp(scored > 0 ? nll / static_cast<double>(scored) : 0);
     if (options.json)
-        put(facts.dump(2) + "\n");
+        put(JsonObject()
+                .add("tokens", uint64_t(ids.size()))
+                .add("scored_tokens", uint64_t(scored))
+                .add("nll", nll)
+                .add("perplexity", perplexity)
+                .add("context", uint64_t(model.plan().context))
+                .text());
     else
-        put("perplexity " + format_number(facts["perplexity"]) + " over " + std::to_string(facts["scored_tokens"].get<size_t>()) +
-            " of " + std::to_string(ids.size()) + " tokens, in windows of " + std::to_string(model.plan().context) + "\n");
+        put("perplexity " + format_number(perplexity) + " over " + std::to_string(scored) + " of " +
+            std::to_string(ids.size()) + " tokens, in windows of " + std::to_string(model.plan().context) + "\n");
     put_flush();
     return 0;
 }

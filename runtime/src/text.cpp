@@ -48,4 +48,15 @@ std::string format_number(double value) {
     return text;
 }
 
+JsonObject &JsonObject::add(const char *name, double value) {
+    char text[32];
+    std::snprintf(text, sizeof text, "%.17g", value);
+    return raw(name, std::isfinite(value) ? text : "null");
+}
+
+JsonObject &JsonObject::raw(const char *name, const std::string &value) {
+    members_ += (members_.empty() ? "  \"" : ",\n  \"") + std::string(name) + "\": " + value;
+    return *this;
+}
+
 } // namespace n730
