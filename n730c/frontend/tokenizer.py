@@ -207,6 +207,8 @@ def _read_extra_ids(tokenizer: tokenizers.Tokenizer) -> tuple[list[int], list[in
     sample = "x"
     plain: list[int] = tokenizer.encode(sample, add_special_tokens=False).ids
     full: list[int] = tokenizer.encode(sample, add_special_tokens=True).ids
+    if not plain:
+        raise _refuse("vocabulary", "a token for every printable byte", f"none for {sample!r}")
     for at in range(len(full) - len(plain) + 1):
         prefix, suffix = full[:at], full[at + len(plain) :]
         if full[at : at + len(plain)] == plain and max(len(prefix), len(suffix)) <= MAX_EXTRA_IDS:

@@ -3,6 +3,7 @@
 #include <cstring>
 
 #include "tokenizer.h"
+#include "tokenizer_split.h"
 
 extern "C" {
 
@@ -27,6 +28,18 @@ size_t piece(const uint8_t *data, size_t size, int32_t id, const char **bytes) {
     const std::string_view found = n730::Tokenizer(data, size).piece(id);
     *bytes = found.data();
     return found.size();
+}
+
+// Bytes of each word that the pattern cuts the text into; `lengths` has room for n numbers. Returns how many.
+size_t words(const uint8_t *data, const uint8_t *text, size_t n, uint32_t *lengths) {
+    const n730::TokenizerTables tables(data);
+    size_t count = 0;
+    for (const uint8_t *p = text, *end = text + n; p < end; count++) {
+        const uint8_t *stop = n730::word_end(tables, p, end);
+        lengths[count] = static_cast<uint32_t>(stop - p);
+        p = stop;
+    }
+    return count;
 }
 
 int flags(const uint8_t *data, size_t size, int32_t id) {

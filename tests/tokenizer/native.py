@@ -16,7 +16,7 @@ def compile_library(folder: Path) -> ctypes.CDLL:
     command = ["g++", "-std=c++17", "-O2", "-Wall", "-Wextra", "-Werror", "-shared", "-fPIC", "-o", str(library)]
     subprocess.run([*command, f"-I{ROOT / 'runtime/src'}", *map(str, sources)], check=True)
     found = ctypes.CDLL(str(library))
-    for name in ("encode", "piece"):
+    for name in ("encode", "piece", "words"):
         getattr(found, name).restype = ctypes.c_size_t
     return found
 
@@ -45,6 +45,13 @@ class Native:
             self._ids = (ctypes.c_int32 * count)()
             self._library.encode(*arguments, self._ids, ctypes.c_size_t(count))
         return list(self._ids[:count])
+
+    def words(self, text: str) -> list[int]:
+        """Bytes of each word that the pattern cuts the text into; added tokens and normalization play no part."""
+        data = text.encode()
+        lengths = (ctypes.c_uint32 * max(len(data), 1))()
+        count = self._library.words(self.compiled, data, ctypes.c_size_t(len(data)), lengths)
+        return list(lengths[:count])
 
     def piece(self, token: int) -> bytes:
         bytes_ = ctypes.c_void_p()

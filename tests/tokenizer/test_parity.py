@@ -26,6 +26,17 @@ def test_random_strings(kind: str, toy: MakeToy) -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
+def test_words(kind: str, toy: MakeToy) -> None:
+    """The pattern itself: where it cuts, whatever ids the words get."""
+    subject = toy(kind)
+    rng = random.Random(f"words {kind}")
+    contexts = [f"a{c}b {c}1{c} {c}'{c}s{c}{c}\u0301\n{c}\r" for c in boundaries()]
+    for text in [*(random_text(rng, []) for _ in range(5000)), *contexts]:
+        expected = [len(word) for word, _ in subject.original.pre_tokenizer.pre_tokenize_str(text)]
+        assert subject.native.words(text) == expected, ascii(text)
+
+
+@pytest.mark.parametrize("kind", KINDS)
 def test_mixed_text(kind: str, toy: MakeToy) -> None:
     subject = toy(kind)
     for text in mixed_text(2_000_000, seed=11):
@@ -108,6 +119,17 @@ def test_flags_and_ids_without_a_token(toy: MakeToy) -> None:
     assert native.flags(1) == 0
     for missing in (-1, VOCAB - 1, VOCAB, 2**31 - 1):
         assert native.piece(missing) == b"" and native.flags(missing) == 0
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_long_words(kind: str, toy: MakeToy) -> None:
+    """Words on both sides of the length from which merging uses a heap."""
+    subject = toy(kind)
+    rng = random.Random(kind)
+    for length in [*range(40, 60), *rng.choices(range(60, 400), k=400)]:
+        pieces = [subject.native.piece(i).decode(errors="ignore") for i in rng.choices(range(300, VOCAB), k=length)]
+        text = "".join(c for piece in pieces for c in piece if c.isalpha())[:length]
+        assert subject.native.encode(text) == subject.original.encode(text, add_special_tokens=False).ids, ascii(text)
 
 
 @pytest.mark.parametrize("unit", ["a", " ", "\u0301", "\u0327\u0301", "ab", "\n ", "  <mask>", "<ma", "word", "\u1100"])

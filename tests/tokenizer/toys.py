@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import random
+from collections.abc import Iterator
 from pathlib import Path
 
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 
 from n730c.frontend.tokenizer import PATTERNS
 from n730c.tokenizer_format import Pattern
-from tests.tokenizer.texts import mixed_text
+from tests.tokenizer.texts import mixed_text, random_text
 
 VOCAB = 3000
 KINDS = ("gpt2", "llama3", "qwen2")
@@ -20,6 +21,14 @@ def _split(pattern: Pattern) -> pre_tokenizers.PreTokenizer:
     regex = next(text for text, number in PATTERNS.items() if number is pattern)
     byte_level = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     return pre_tokenizers.Sequence([pre_tokenizers.Split(Regex(regex), behavior="isolated"), byte_level])
+
+
+def _snippets(seed: int) -> Iterator[str]:
+    rng = random.Random(seed)
+    for text in mixed_text(200_000, seed):
+        yield from (text[i : i + 24] for i in range(0, len(text), 24))
+    for _ in range(8000):
+        yield random_text(rng, [])
 
 
 def _thin_out(tokenizer: Tokenizer, rng: random.Random) -> Tokenizer:
@@ -33,10 +42,6 @@ def make_tokenizer(kind: str) -> Tokenizer:
     """``gpt2``: added tokens with every rule. ``llama3``: ignore_merges and a BOS template. ``qwen2``: NFC."""
     tokenizer = Tokenizer(models.BPE(ignore_merges=kind == "llama3"))
     tokenizer.decoder = decoders.ByteLevel()
-    if kind == "gpt2":
-        tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    else:
-        tokenizer.pre_tokenizer = _split(Pattern.LLAMA3 if kind == "llama3" else Pattern.QWEN2)
     if kind == "qwen2":
         tokenizer.normalizer = normalizers.NFC()
     special = {
@@ -50,7 +55,14 @@ def make_tokenizer(kind: str) -> Tokenizer:
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
-    tokenizer.train_from_iterator(mixed_text(300_000, seed=len(kind)), trainer)
+    # Trained on text that is not cut into words: merges reach across every boundary of the pattern, so that a
+    # boundary in the wrong place shows in the ids.
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    tokenizer.train_from_iterator(_snippets(len(kind)), trainer)
+    if kind == "gpt2":
+        tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    else:
+        tokenizer.pre_tokenizer = _split(Pattern.LLAMA3 if kind == "llama3" else Pattern.QWEN2)
     tokenizer = _thin_out(tokenizer, random.Random(1))
     if kind == "gpt2":
         tokenizer.add_tokens(
