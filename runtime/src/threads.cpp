@@ -7,7 +7,9 @@
 namespace n730 {
 
 namespace {
-constexpr int SPINS = 4000; // some ten to a hundred microseconds, as long as `pause` takes
+// Long enough for one thread's small steps, short enough to leave the core to others when one of ours waits for it.
+constexpr double SPIN_SECONDS = 50e-6;
+constexpr int SPINS_A_LOOK = 64; // between two looks at the clock
 }
 
 void Barrier::wait() {
@@ -24,10 +26,16 @@ void Barrier::wait() {
         }
         return;
     }
-    for (int i = 0; i < SPINS; ++i) {
-        if (generation_.load(std::memory_order_acquire) != generation) return;
-        platform::cpu_pause();
-    }
+    double deadline = 0;
+    do {
+        for (int i = 0; i < SPINS_A_LOOK; ++i) {
+            if (generation_.load(std::memory_order_acquire) != generation) return;
+            platform::cpu_pause();
+        }
+        const double now = platform::seconds();
+        if (deadline == 0) deadline = now + SPIN_SECONDS;
+        else if (now > deadline) break;
+    } while (true);
     std::unique_lock<std::mutex> lock(mutex_);
     sleepers_.fetch_add(1);
     wake_.wait(lock, [&] { return generation_.load() != generation; });
