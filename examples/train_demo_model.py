@@ -47,12 +47,14 @@ CHAT_TEMPLATE = (
 MODEL_CARD = """# The demo model
 
 A Llama of {parameters:,} parameters (grouped-query attention, tied embedding, BF16), trained by
-`examples/train_demo_model.py` on the Python standard library's sources and docstrings: {tokens_seen:,} tokens in {args.steps:,} steps.
+`examples/train_demo_model.py` on the Python standard library's sources and docstrings: {tokens_seen:,} tokens in
+{args.steps:,} steps.
 
 Perplexity on `heldout.txt` (modules that were never trained on), in windows of the context's length: **{result:.2f}**.
 A uniform guess over the vocabulary: {vocab}.
 
-The text of the standard library is copyright of the Python Software Foundation (PSF licence). This page was written by the script.
+The text of the standard library is copyright of the Python Software Foundation (PSF licence).
+This page was written by the script.
 """
 
 

@@ -95,8 +95,8 @@ def build(
     errors.print(f"[green]wrote[/green] {summary['package']}  ({show_size(summary['file_bytes'])})", highlight=False)
     plan = summary["plan"]
     errors.print(
-        f"on {summary['target']}: {show_size(plan['ram_bytes'])} of RAM for {plan['context']} tokens of context; predicted "
-        f"{plan['decode_tokens_per_s']:.1f} tokens/s, first token after {plan['first_token_s']:.1f} s",
+        f"on {summary['target']}: {show_size(plan['ram_bytes'])} of RAM for {plan['context']} tokens of context; "
+        f"predicted {plan['decode_tokens_per_s']:.1f} tokens/s, first token after {plan['first_token_s']:.1f} s",
         highlight=False,
     )
     errors.print(f'run it:  n730-exec {summary["package"]} --trust --prompt "…"', highlight=False)

@@ -84,12 +84,12 @@ class _Lowering:
             self.kernels.append(spec)
         return self.kernels.index(spec)
 
-    def rope_table(self, const: str, scaling: float) -> int:
+    def rope_table(self, const: str, scaling: float, layer: int) -> int:
         """cos and sin of the batch's positions: computed once a pass, shared by all layers."""
         key = (const, scaling)
         if key not in self.tables:
             out = self.buffer(BufferKind.F32, 2 * len(self.consts[const]))
-            self.steps.append(Step(StepOp.ROPE_TABLE, (), out, weight=self.tensor(const, NONE), floats=(scaling,)))
+            self.steps.append(Step(StepOp.ROPE_TABLE, (), out, weight=self.tensor(const, layer), floats=(scaling,)))
             self.tables[key] = out
         return self.tables[key]
 
@@ -114,7 +114,7 @@ class _Lowering:
             out = self.buffer(BufferKind.F32, node.width)
             step = Step(StepOp.LINEAR, (source,), out, weight=weight, bias=bias, layer=layer, kernel=kernel)
         elif node.op is Op.ROPE:
-            table = self.rope_table(params["inv_freq"], float(attrs["scaling"]))
+            table = self.rope_table(params["inv_freq"], float(attrs["scaling"]), layer)
             ints = (int(attrs["heads"]), int(attrs["head_dim"]), int(attrs["rotary_dim"]))
             step = Step(StepOp.ROPE, (*inputs, table), self.buffer(BufferKind.F32, node.width), ints=ints, layer=layer)
         elif node.op is Op.ATTENTION:
@@ -123,8 +123,8 @@ class _Lowering:
             self.caches.append(Cache(int(attrs["kv_heads"]), int(attrs["head_dim"]), format=self.kv))
             self.steps.append(Step(StepOp.KV_STORE, (k, v), NONE, ints=(cache,), layer=layer))
             out = self.buffer(BufferKind.F32, node.width)
-            ints = (cache, int(attrs["heads"]))
-            step = Step(StepOp.ATTENTION, (q,), out, ints=ints, floats=(float(attrs["scale"]),), layer=layer)
+            which = (cache, int(attrs["heads"]))
+            step = Step(StepOp.ATTENTION, (q,), out, ints=which, floats=(float(attrs["scale"]),), layer=layer)
         elif node.op in _ELEMENTWISE:
             step = Step(_ELEMENTWISE[node.op], inputs, self.buffer(BufferKind.F32, node.width), layer=layer)
         else:

@@ -87,7 +87,7 @@ class Prediction:
 
 def _linear_seconds(program: Program, step: Step, target: Target, tokens: int) -> float:
     tensor = program.tensors[step.weight]
-    rate = getattr(target.kernel_rates, tensor.format.name.lower())
+    rate: float = getattr(target.kernel_rates, tensor.format.name.lower())
     streaming = matrix_bytes(tensor.format, tensor.rows, tensor.cols) / target.ram_bytes_per_s
     computing = tokens * tensor.rows * tensor.cols / (rate * target.cores)
     return max(streaming, computing)
