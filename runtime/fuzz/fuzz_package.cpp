@@ -60,7 +60,7 @@ void change_fields(uint8_t *data, size_t size, Random &random) {
         uint8_t *field = data + offset + random.next() % (bytes / width) * width;
         const uint64_t now = be64(data + offset + (random.next() % (bytes / 8)) * 8);
         const uint64_t choices[] = {interesting[random.next() % 11], random.next(), uint64_t(field[width - 1]) + 1,
-                                    uint64_t(field[width - 1]) - 1, now, uint64_t(1) << random.next() % 64};
+                                    uint64_t(field[width - 1]) - 1,  now,           uint64_t(1) << random.next() % 64};
         const uint64_t value = choices[random.next() % 6];
         for (size_t i = 0; i < width; ++i) field[i] = static_cast<uint8_t>(value >> 8 * (width - 1 - i));
     }

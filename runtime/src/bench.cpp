@@ -17,7 +17,8 @@ void choose_lengths(const BenchOptions &options, int64_t context, int64_t &promp
     gen = options.gen_tokens.value_or(std::min(GENERATE, std::max<int64_t>(0, context - prompt)));
     if (prompt + gen > context)
         throw Error("the context is too short", "at most " + std::to_string(context) + " tokens",
-                    std::to_string(prompt) + " + " + std::to_string(gen), "Take fewer --prompt-tokens or --gen-tokens.");
+                    std::to_string(prompt) + " + " + std::to_string(gen),
+                    "Take fewer --prompt-tokens or --gen-tokens.");
 }
 
 } // namespace
@@ -45,7 +46,9 @@ int bench(const RunOptions &run, const BenchOptions &options) {
     }
     const double end = platform::seconds();
 
-    const auto per_second = [](uint64_t n, double seconds) { return seconds > 0 ? static_cast<double>(n) / seconds : 0.0; };
+    const auto per_second = [](uint64_t n, double seconds) {
+        return seconds > 0 ? static_cast<double>(n) / seconds : 0.0;
+    };
     uint64_t loaded = 0;
     for (const Segment &segment : model.package.segments) loaded += segment.size;
     const Plan &plan = model.plan();
@@ -72,10 +75,11 @@ int bench(const RunOptions &run, const BenchOptions &options) {
     } else {
         put("prefill " + std::to_string(prompt) + " tokens at " + format_number(prefill_rate) + "/s (predicted " +
             format_number(plan.prefill_tokens_per_s) + ")\ndecode " + std::to_string(gen) + " tokens at " +
-            format_number(decode_rate) + "/s (predicted " + format_number(plan.decode_tokens_per_s) + ")\npeak memory " +
-            format_size(platform::peak_rss()) + " (planned " + format_size(plan.arena_bytes) + ")\nloaded in " +
-            format_number(model.load_seconds) + " s, " + format_size(static_cast<uint64_t>(load_rate)) + "/s\n" +
-            std::to_string(model.pool.size()) + " threads, kernels: " + model.kernels.describe() + "\n");
+            format_number(decode_rate) + "/s (predicted " + format_number(plan.decode_tokens_per_s) +
+            ")\npeak memory " + format_size(platform::peak_rss()) + " (planned " + format_size(plan.arena_bytes) +
+            ")\nloaded in " + format_number(model.load_seconds) + " s, " +
+            format_size(static_cast<uint64_t>(load_rate)) + "/s\n" + std::to_string(model.pool.size()) +
+            " threads, kernels: " + model.kernels.describe() + "\n");
     }
     put_flush();
     return 0;

@@ -26,10 +26,9 @@ class Executor {
     const float *body_and_last(const int32_t *ids, int64_t n, int64_t position);
     // Any number of tokens, batch by batch; logits of the last one. `between` is called after each batch but the
     // last with the tokens done so far; if it returns false, the result is nullptr.
-    template <class Between>
-    const float *forward(const int32_t *ids, int64_t n, int64_t position, Between between) {
+    template <class Between> const float *forward(const int32_t *ids, int64_t n, int64_t position, Between between) {
         int64_t done = 0;
-        for (; n - done > plan_.batch; ) {
+        for (; n - done > plan_.batch;) {
             body(ids + done, plan_.batch, position + done);
             done += plan_.batch;
             if (!between(done)) return nullptr;

@@ -10,7 +10,7 @@ namespace {
 
 std::vector<int32_t> prompt_ids(const Model &model, const GenerateOptions &options) {
     if (options.tokens_file) return read_ids(*options.tokens_file, model.package.program.vocab);
-    const std::string text = options.prompt ? *options.prompt : read_text_file(*options.prompt_file);
+    const std::string text = options.prompt ? *options.prompt : platform::read_all(*options.prompt_file);
     return encode_text(model.tokenizer, text, true, options.prompt ? "the prompt" : *options.prompt_file);
 }
 
@@ -52,7 +52,7 @@ class Printer {
 };
 
 struct Timing {
-    double prefill = 0, decode = 0; // seconds
+    double prefill = 0, decode = 0;  // seconds
     int64_t prompt = 0, decoded = 0; // tokens
 };
 

@@ -68,8 +68,9 @@ std::string plain_text(const Json &facts) {
     out += "taken here: " + (facts["plan"].is_null() ? "none" : "plan " + facts["plan"].dump()) + ", " +
            facts["plan_reason"].get<std::string>() + "\n";
     for (const Json &image : facts["images"])
-        out += "image: " + image["isa"].get<std::string>() + ", " + format_size(image["bytes"]) + ", kernels by template " +
-               image["kernels"]["template"].dump() + ", by TVM " + image["kernels"]["tvm"].dump() + "\n";
+        out += "image: " + image["isa"].get<std::string>() + ", " + format_size(image["bytes"]) +
+               ", kernels by template " + image["kernels"]["template"].dump() + ", by TVM " +
+               image["kernels"]["tvm"].dump() + "\n";
     return out;
 }
 
@@ -126,7 +127,7 @@ int tokenize(const std::string &path, const std::string &text_file) {
     const Tokenizer tokenizer(tables.data(), tables.size());
     std::string line;
     const char *separator = "[";
-    for (const int32_t id : encode_text(tokenizer, read_text_file(text_file), false, text_file)) {
+    for (const int32_t id : encode_text(tokenizer, platform::read_all(text_file), false, text_file)) {
         line.append(separator).append(std::to_string(id));
         separator = ", ";
         if (line.size() < 60000) continue;

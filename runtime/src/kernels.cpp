@@ -45,12 +45,14 @@ n730_kernel KernelSet::of(const Step &step) const {
         return reinterpret_cast<n730_kernel>(entry);
     }
     Format format = step.weight == NONE ? Format::F32 : package_.tensors[step.weight].format;
-    if (step.op == Op::KV_STORE || step.op == Op::ATTENTION) format = package_.caches[static_cast<size_t>(step.p[0])].format;
+    if (step.op == Op::KV_STORE || step.op == Op::ATTENTION)
+        format = package_.caches[static_cast<size_t>(step.p[0])].format;
     return builtin_kernel(static_cast<uint16_t>(step.op), static_cast<uint8_t>(format), static_cast<int>(isa_));
 }
 
 std::string KernelSet::describe() const {
-    return std::string(isa_ == Isa::AVX2 ? "AVX2" : "SSE2") + (memory_ != nullptr ? " image of the package" : " built in");
+    return std::string(isa_ == Isa::AVX2 ? "AVX2" : "SSE2") +
+           (memory_ != nullptr ? " image of the package" : " built in");
 }
 
 } // namespace n730

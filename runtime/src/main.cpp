@@ -5,6 +5,7 @@
 
 #include <CLI/CLI.hpp>
 #include <algorithm>
+#include <charconv>
 
 namespace n730 {
 
@@ -12,12 +13,46 @@ namespace {
 
 constexpr int EXIT_USAGE = 2;
 
-const CLI::Validator SIZE(
-    [](std::string &text) {
+// CLI11's own checks let NaN through and call a word "not in range".
+template <class Good> CLI::Validator require(const std::string &expected, Good good) {
+    return CLI::Validator(
+        [=](std::string &text) { return good(text) ? "" : "expected " + expected + ", found " + text; }, "");
+}
+
+CLI::Validator whole(int64_t least, int64_t most) {
+    const std::string expected = "a whole number from " + std::to_string(least) + " to " + std::to_string(most);
+    return require(expected, [=](const std::string &text) {
+        int64_t value = 0;
+        const auto end = std::from_chars(text.data(), text.data() + text.size(), value);
+        return end.ec == std::errc() && end.ptr == text.data() + text.size() && value >= least && value <= most;
+    });
+}
+
+CLI::Validator number(double least, double most) {
+    const std::string expected = "a number from " + format_number(least) + " to " + format_number(most);
+    return require(expected, [=](const std::string &text) {
+        char *end = nullptr;
+        const double value = std::strtod(text.c_str(), &end);
+        return !text.empty() && *end == '\0' && value >= least && value <= most;
+    });
+}
+
+CLI::Validator size() {
+    return require("a size like 512M or 1.5G", [](const std::string &text) {
         uint64_t bytes;
-        return parse_size(text, bytes) ? std::string() : "expected a size like 512M or 1.5G, found " + text;
-    },
-    "SIZE");
+        return parse_size(text, bytes);
+    });
+}
+
+CLI::Validator any() { return CLI::Validator(""); }
+
+constexpr int64_t MOST = 1 << 30;
+
+// An option whose help shows `--name TYPE`.
+template <class T> CLI::Option *add(CLI::App &app, const char *name, T &value, const char *type,
+                                    const CLI::Validator &check, const char *help) {
+    return app.add_option(name, value, help)->type_name(type)->check(check);
+}
 
 struct CommandLine {
     RunOptions run;
@@ -30,27 +65,37 @@ struct CommandLine {
     bool json = false;
 };
 
-void add_package(CLI::App &app, CommandLine &line) { app.add_option("package", line.run.package, "the .n730 file")->required(); }
+void add_package(CLI::App &app, CommandLine &line) {
+    add(app, "package", line.run.package, "PKG", any(), "the .n730 file")->required();
+}
 
 void add_run_options(CLI::App &app, CommandLine &line) {
-    app.add_option("--threads", line.run.threads, "threads (default: physical cores)")->check(CLI::Range(1, 256));
-    app.add_option("--ram", line.ram, "memory for weights, caches and buffers: the first plan that fits is taken")->check(SIZE);
-    app.add_option("--device", line.run.device, "auto, cpu or cuda")->check(CLI::IsMember({"auto", "cpu", "cuda"}));
+    const CLI::Validator device = CLI::IsMember({"auto", "cpu", "cuda"}).description("");
+    const CLI::Validator kernels = CLI::IsMember({"auto", "builtin", "sse2"}).description("");
+    add(app, "--threads", line.run.threads, "N", whole(1, 256), "threads (default: physical cores)");
+    add(app, "--ram", line.ram, "SIZE", size(), "for weights, caches and buffers: the first plan that fits is taken");
+    add(app, "--device", line.run.device, "WHERE", device, "auto, cpu or cuda");
     app.add_flag("--trust", line.run.trust, "run the code that the package carries");
-    app.add_option("--kernels", line.kernels, "auto; builtin: never the package's code; sse2: built-in baseline")
-        ->check(CLI::IsMember({"auto", "builtin", "sse2"}));
+    add(app, "--kernels", line.kernels, "WHICH", kernels,
+        "auto; builtin: never the package's; sse2: built-in baseline");
 }
 
 void add_generate_options(CLI::App &app, CommandLine &line) {
     GenerateOptions &g = line.generate;
-    auto *prompt = app.add_option("--prompt", g.prompt, "text to continue");
-    auto *file = app.add_option("--prompt-file", g.prompt_file, "the same from a file")->excludes(prompt);
-    app.add_option("--tokens", g.tokens_file, "the prompt as token ids in a file")->excludes(prompt)->excludes(file);
-    app.add_option("-n", g.count, "tokens to generate at most (0: only read the prompt)")->capture_default_str()->check(CLI::NonNegativeNumber);
-    app.add_option("--temperature", g.sampler.temperature, "0: always the likeliest token")->capture_default_str()->check(CLI::Range(0.0, 1e6));
-    app.add_option("--top-k", g.sampler.top_k, "of the K likeliest tokens only (0: all)")->capture_default_str()->check(CLI::NonNegativeNumber);
-    app.add_option("--top-p", g.sampler.top_p, "of the likeliest tokens that together reach P")->capture_default_str()->check(CLI::Range(0.0, 1.0));
-    app.add_option("--seed", g.sampler.seed, "the same seed gives the same text")->capture_default_str();
+    SamplerOptions &s = g.sampler;
+    auto *prompt = add(app, "--prompt", g.prompt, "TEXT", any(), "text to continue");
+    auto *file = add(app, "--prompt-file", g.prompt_file, "FILE", any(), "the same from a file");
+    auto *tokens = add(app, "--tokens", g.tokens_file, "FILE", any(), "the prompt as token ids in a file");
+    file->excludes(prompt);
+    tokens->excludes(prompt)->excludes(file);
+    add(app, "-n", g.count, "N", whole(0, MOST), "tokens to generate at most (0: only read the prompt)")
+        ->capture_default_str();
+    add(app, "--temperature", s.temperature, "X", number(0, 1e6), "0: always the likeliest token")
+        ->capture_default_str();
+    add(app, "--top-k", s.top_k, "N", whole(0, MOST), "of the N likeliest tokens only (0: all)")->capture_default_str();
+    add(app, "--top-p", s.top_p, "X", number(0, 1), "of the likeliest tokens that together reach X")
+        ->capture_default_str();
+    add(app, "--seed", s.seed, "N", whole(0, INT64_MAX), "the same seed gives the same text")->capture_default_str();
     app.add_flag("--ids", g.ids, "print token ids instead of text");
     app.add_flag("--stats", g.stats, "speed and memory on stderr at the end");
 }
@@ -72,35 +117,36 @@ int dispatch(const CLI::App &app, CommandLine &line) {
 
 void build(CLI::App &app, CommandLine &line) {
     app.require_subcommand(0, 1);
-    app.footer("Generated text goes to stdout, everything else to stderr. Exit status: 0 done, 1 error, 2 wrong command line,\n"
-               "130 ended by Ctrl-C after the current token.");
-    app.add_option("package", line.run.package, "the .n730 file to run");
+    app.set_version_flag("--version", "n730-exec for packages of version 1.0");
+    app.footer("Generated text goes to stdout, everything else to stderr.\n"
+               "Exit status: 0 done, 1 error, 2 wrong command line, 130 ended by Ctrl-C after the current token.");
+    add(app, "package", line.run.package, "PKG", any(), "the .n730 file to run");
     add_generate_options(app, line);
     add_run_options(app, line);
 
     auto *bench = app.add_subcommand("bench", "measure speed and memory beside the plan's predictions");
     add_package(*bench, line);
-    bench->add_option("--prompt-tokens", line.bench.prompt_tokens, "tokens to prefill (default: 128)")->check(CLI::PositiveNumber);
-    bench->add_option("--gen-tokens", line.bench.gen_tokens, "tokens to decode (default: 64)")->check(CLI::NonNegativeNumber);
+    add(*bench, "--prompt-tokens", line.bench.prompt_tokens, "N", whole(1, MOST), "tokens to prefill (default: 128)");
+    add(*bench, "--gen-tokens", line.bench.gen_tokens, "N", whole(0, MOST), "tokens to decode (default: 64)");
     bench->add_flag("--json", line.bench.json, "disk_bytes_per_s is the rate at which the weights were loaded");
     add_run_options(*bench, line);
 
     auto *score = app.add_subcommand("score", "perplexity of a text, in windows of the context");
     add_package(*score, line);
     auto *input = score->add_option_group("input")->require_option(1);
-    input->add_option("--text", line.score.text_file, "a UTF-8 file, tokenized as a prompt is");
-    input->add_option("--tokens", line.score.tokens_file, "token ids in a file");
-    score->add_option("--logits", line.score.logits, "write float32 [tokens, vocab] to this .npy file");
+    add(*input, "--text", line.score.text_file, "FILE", any(), "a UTF-8 file, tokenized as a prompt is");
+    add(*input, "--tokens", line.score.tokens_file, "FILE", any(), "token ids in a file");
+    add(*score, "--logits", line.score.logits, "FILE", any(), "write float32 [tokens, vocab] to this .npy file");
     score->add_flag("--json", line.score.json, "nll is the sum over scored tokens, in nats");
     add_run_options(*score, line);
 
     auto *tokenize = app.add_subcommand("tokenize", "print the token ids of a text, without special tokens added");
     add_package(*tokenize, line);
-    tokenize->add_option("--text", line.text_file, "a UTF-8 file")->required();
+    add(*tokenize, "--text", line.text_file, "FILE", any(), "a UTF-8 file")->required();
 
     auto *info = app.add_subcommand("info", "what is in a package, and which plan would be taken here");
     add_package(*info, line);
-    info->add_option("--ram", line.ram, "as if run with this --ram")->check(SIZE);
+    add(*info, "--ram", line.ram, "SIZE", size(), "as if run with this --ram");
     info->add_flag("--json", line.json);
 
     add_package(*app.add_subcommand("verify", "check every byte of a package"), line);

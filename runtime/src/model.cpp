@@ -26,10 +26,12 @@ PlanChoice choose_plan(const Package &package, uint64_t ram, uint64_t free_ram) 
         }
     const uint64_t need = package.plans.back().arena_bytes;
     if (ram != 0 && need > ram)
-        return {{}, "not enough memory by --ram (expected at least " + format_size(need) + ", found " + format_size(ram) +
-                        "). Raise --ram, or build with a smaller --ram or --context"};
-    return {{}, "not enough free memory (expected " + format_size(need + OVERHEAD) + ", found " + format_size(free_ram) +
-                    "). Close other programs, or build with a smaller --ram or --context"};
+        return {{},
+                "not enough memory by --ram (expected at least " + format_size(need) + ", found " + format_size(ram) +
+                    "). Raise --ram, or build with a smaller --ram or --context"};
+    return {{},
+            "not enough free memory (expected " + format_size(need + OVERHEAD) + ", found " + format_size(free_ram) +
+                "). Close other programs, or build with a smaller --ram or --context"};
 }
 
 Arena::Arena(uint64_t bytes) : data_(static_cast<uint8_t *>(platform::allocate(bytes))), bytes_(bytes) {
@@ -90,10 +92,12 @@ std::vector<int32_t> encode_text(const Tokenizer &tokenizer, const std::string &
 }
 
 std::vector<int32_t> read_ids(const std::string &path, uint32_t vocab) {
-    const std::string text = read_text_file(path);
+    const std::string text = platform::read_all(path);
     std::vector<int32_t> ids;
     size_t at = 0;
-    const auto space = [&](char c) { return c == ' ' || c == '\n' || c == '\t' || c == '\r' || c == '\f' || c == '\v'; };
+    const auto space = [&](char c) {
+        return c == ' ' || c == '\n' || c == '\t' || c == '\r' || c == '\f' || c == '\v';
+    };
     while (at < text.size()) {
         if (space(text[at])) {
             ++at;
@@ -112,13 +116,6 @@ std::vector<int32_t> read_ids(const std::string &path, uint32_t vocab) {
         ids.push_back(static_cast<int32_t>(id));
     }
     return ids;
-}
-
-std::string read_text_file(const std::string &path) {
-    const platform::File file(path);
-    std::string text(static_cast<size_t>(file.size()), '\0');
-    if (!file.read(0, &text[0], text.size())) throw Error("cannot read " + path);
-    return text;
 }
 
 void require_utf8(const std::string &text, const std::string &name) {

@@ -83,7 +83,6 @@ class Model {
     const uint8_t *tables();
 };
 
-std::string read_text_file(const std::string &path); // throws Error
 // Throws Error naming the offset of the first byte that is not UTF-8.
 void require_utf8(const std::string &text, const std::string &name);
 

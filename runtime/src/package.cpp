@@ -45,7 +45,8 @@ constexpr SectionLimit LIMITS[SECTION_COUNT + 1] = {
 std::string str(uint64_t n) { return std::to_string(n); }
 
 void read_bytes(const Source &source, uint64_t offset, void *out, size_t n) {
-    if (!source.read(offset, out, n)) throw PackageError("E_OPEN", "cannot read " + str(n) + " bytes at " + str(offset));
+    if (!source.read(offset, out, n))
+        throw PackageError("E_OPEN", "cannot read " + str(n) + " bytes at " + str(offset));
 }
 
 // Reads [offset, offset + size) piece by piece; `fn(data, n)` sees each.
@@ -62,7 +63,8 @@ template <class Fn> void read_pieces(const Source &source, uint64_t offset, uint
 bool zero_in_file(const Source &source, uint64_t begin, uint64_t end) {
     bool zero = true;
     if (begin < end)
-        read_pieces(source, begin, end - begin, [&](const uint8_t *data, size_t n) { zero = zero && all_zero(data, n); });
+        read_pieces(source, begin, end - begin,
+                    [&](const uint8_t *data, size_t n) { zero = zero && all_zero(data, n); });
     return zero;
 }
 
@@ -72,17 +74,17 @@ void read_header(Package &package, uint8_t *header) {
     const size_t have = static_cast<size_t>(std::min<uint64_t>(size, HEADER_SIZE));
     read_bytes(source, 0, header, have);
     if (have >= sizeof MAGIC && std::memcmp(header, MAGIC, sizeof MAGIC) != 0)
-        throw PackageError("E_MAGIC", "not a .n730 package", "the bytes 89 4E 37 33 30 0D 0A 1A at the start",
-                           "others", "Name a file that `n730c build` wrote.");
+        throw PackageError("E_MAGIC", "not a .n730 package", "the bytes 89 4E 37 33 30 0D 0A 1A at the start", "others",
+                           "Name a file that `n730c build` wrote.");
     if (have < HEADER_SIZE)
         throw PackageError("E_TRUNCATED", "the file ends within the header", "4096 bytes", str(size), "Copy it again.");
     if (package.options.check_hashes && xxh3(header, HEADER_SIZE - 8) != be64(header + HEADER_SIZE - 8))
         throw PackageError("E_HEADER_CHECKSUM", "the header is damaged", "", "", "Copy the file again.");
     if (be16(header + 8) != 1 || be16(header + 10) != 0)
         throw PackageError("E_VERSION", "the package has another version", "1.0",
-                           str(be16(header + 8)) + "." + str(be16(header + 10)), "Take the n730-exec it was built for.");
-    if (be32(header + 12) != HEADER_SIZE)
-        throw PackageError("E_HEADER", "header size", "4096", str(be32(header + 12)));
+                           str(be16(header + 8)) + "." + str(be16(header + 10)),
+                           "Take the n730-exec it was built for.");
+    if (be32(header + 12) != HEADER_SIZE) throw PackageError("E_HEADER", "header size", "4096", str(be32(header + 12)));
     if (be32(header + 24) != SECTION_COUNT)
         throw PackageError("E_HEADER", "section count", "17", str(be32(header + 24)));
     const size_t table_end = 32 + SECTION_COUNT * 32;
@@ -93,8 +95,8 @@ void read_header(Package &package, uint8_t *header) {
         throw PackageError("E_HEADER", "the file is longer than its header says", str(package.file_size) + " bytes",
                            str(size));
     if (size < package.file_size)
-        throw PackageError("E_TRUNCATED", "the file is shorter than its header says",
-                           str(package.file_size) + " bytes", str(size), "Copy it again.");
+        throw PackageError("E_TRUNCATED", "the file is shorter than its header says", str(package.file_size) + " bytes",
+                           str(size), "Copy it again.");
 }
 
 // Sizes of sections that follow from other sections.
@@ -115,7 +117,8 @@ void read_section_table(Package &package, const uint8_t *header) {
         const uint8_t *entry = header + 32 + (kind - 1) * 32;
         const SectionLimit &limit = LIMITS[kind];
         if (be32(entry) != kind) throw PackageError("E_SECTION", "kind of a section", str(kind), str(be32(entry)));
-        if (be32(entry + 4) != 0) throw PackageError("E_SECTION", "reserved field of a section", "0", str(be32(entry + 4)));
+        if (be32(entry + 4) != 0)
+            throw PackageError("E_SECTION", "reserved field of a section", "0", str(be32(entry + 4)));
         const Section section{be64(entry + 8), be64(entry + 16), be64(entry + 24)};
         if (section.offset != round_up(end, 64))
             throw PackageError("E_SECTION", std::string("offset of ") + limit.name, str(round_up(end, 64)),
@@ -236,7 +239,8 @@ void verify_segments(const Package &package, const Advance &advance) {
         const Segment &segment = package.segments[i];
         each_gap(package, segment, [&](uint64_t begin, uint64_t end) {
             if (!zero_in_file(*package.source, segment.offset + begin, segment.offset + end))
-                throw PackageError("E_PADDING", "bytes of segment " + str(i) + " outside its tensors", "zeros", "others");
+                throw PackageError("E_PADDING", "bytes of segment " + str(i) + " outside its tensors", "zeros",
+                                   "others");
         });
     }
 }

@@ -83,10 +83,10 @@ void verify_segments(const Package &package, const Advance &advance);
 
 // Parts of read_package, each in its own file; they throw PackageError.
 void check_meta(const std::vector<uint8_t> &json);
-void read_tensors(Package &package);       // NAMES, TENSORS, SEGMENTS
-void read_program(Package &package);       // BUFFERS, CACHES, STEPS, PROGRAM
-void read_plans(Package &package);         // PLANS, PLACEMENTS, OFFSETS, SCHEDULE
-void read_kernels(Package &package);       // KERNELS, IMAGES, CODE
+void read_tensors(Package &package); // NAMES, TENSORS, SEGMENTS
+void read_program(Package &package); // BUFFERS, CACHES, STEPS, PROGRAM
+void read_plans(Package &package);   // PLANS, PLACEMENTS, OFFSETS, SCHEDULE
+void read_kernels(Package &package); // KERNELS, IMAGES, CODE
 
 // The loop of every table: `fn(record, index)` for each record of `kind`.
 template <class Fn> void each_record(const Package &package, SectionKind kind, size_t record_size, Fn fn) {

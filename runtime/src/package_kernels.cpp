@@ -45,8 +45,8 @@ void read_images(Package &package) {
             need(other.isa != image.isa, "E_IMAGE", name + ": ISA", "one that no other image has", be32(r));
         need(be32(r + 4) == 0 && be64(r + 24) == 0, "E_IMAGE", name + ": reserved bytes", "zeros", 1);
         need(image.offset == round_up(end, 64), "E_IMAGE", name + ": offset", str(round_up(end, 64)), image.offset);
-        need(image.size >= 1 && inside(image.offset, image.size, code), "E_IMAGE", name + ": size", "1 to what CODE has left",
-             image.size);
+        need(image.size >= 1 && inside(image.offset, image.size, code), "E_IMAGE", name + ": size",
+             "1 to what CODE has left", image.size);
         gap.resize(static_cast<size_t>(image.offset - end));
         if (!gap.empty() && !package.source->read(package.sections[CODE].offset + end, gap.data(), gap.size()))
             throw PackageError("E_OPEN", "cannot read CODE");
@@ -60,7 +60,8 @@ void read_images(Package &package) {
     for (const Image &image : package.images)
         for (size_t k = 0; k < package.kernels.size(); ++k, r += 8) {
             const Entry entry{be32(r), r[4]};
-            need(entry.maker <= LAST_MAKER && all_zero(r + 5, 3), "E_IMAGE", "maker of kernel " + str(k), "0 to 2", entry.maker);
+            need(entry.maker <= LAST_MAKER && all_zero(r + 5, 3), "E_IMAGE", "maker of kernel " + str(k), "0 to 2",
+                 entry.maker);
             need((entry.offset == NONE) == (entry.maker == 0), "E_IMAGE", "maker of kernel " + str(k),
                  "0 exactly where there is no entry", entry.maker);
             need(entry.offset == NONE || entry.offset < image.size, "E_IMAGE", "entry of kernel " + str(k),

@@ -45,7 +45,8 @@ void check_meta(const std::vector<uint8_t> &json) {
     const bool odd = text.compare(0, 3, "\xEF\xBB\xBF") == 0 || text.find('\0') != text.npos;
     const bool good = !odd && utf8_valid_length(text) == text.size() &&
                       nlohmann::json::sax_parse(text.begin(), text.end(), &check) && check.object_first;
-    if (!good) throw PackageError("E_META", "META is malformed", "a JSON object nested at most 64 deep", "something else");
+    if (!good)
+        throw PackageError("E_META", "META is malformed", "a JSON object nested at most 64 deep", "something else");
 }
 
 } // namespace n730

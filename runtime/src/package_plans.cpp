@@ -124,10 +124,10 @@ void check_schedule(const Package &package, size_t plan, const std::vector<uint8
 
 void read_plan(Package &package, const uint8_t *r, size_t i, uint64_t &events) {
     const uint64_t before = i == 0 ? ~uint64_t(0) : package.plans[i - 1].arena_bytes;
-    const Plan p{be64(r), be64(r + 48), be64(r + 32), be32(r + 16), be32(r + 20), be32(r + 24),
+    const Plan p{be64(r),      be64(r + 48), be64(r + 32),   be32(r + 16),   be32(r + 20),  be32(r + 24),
                  be32(r + 40), be32(r + 44), be_f64(r + 56), be_f64(r + 64), be_f64(r + 72)};
-    need(p.arena_bytes % PAGE == 0 && p.arena_bytes <= uint64_t(1) << 46, i, "arena", "a multiple of 4096, at most 2^46",
-         str(p.arena_bytes));
+    need(p.arena_bytes % PAGE == 0 && p.arena_bytes <= uint64_t(1) << 46, i, "arena",
+         "a multiple of 4096, at most 2^46", str(p.arena_bytes));
     need(p.arena_bytes <= before, i, "arena", "at most that of the plan before", str(p.arena_bytes));
     need(be64(r + 8) == 0, i, "VRAM", "0", str(be64(r + 8)));
     need(p.context >= 1 && p.context <= MAX_CONTEXT, i, "context", "1 to 2^24", str(p.context));
@@ -136,7 +136,8 @@ void read_plan(Package &package, const uint8_t *r, size_t i, uint64_t &events) {
     need(be32(r + 28) == 0 && all_zero(r + 80, 48), i, "reserved bytes", "zeros", "others");
     need(p.schedule_first == events, i, "first event", str(events), str(p.schedule_first));
     events += p.schedule_count;
-    need(events <= package.sections[SCHEDULE].size / 16, i, "events", "those that SCHEDULE has left", str(p.schedule_count));
+    need(events <= package.sections[SCHEDULE].size / 16, i, "events", "those that SCHEDULE has left",
+         str(p.schedule_count));
     for (const double x : {p.decode_tokens_per_s, p.prefill_tokens_per_s, p.first_token_s})
         need(std::isfinite(x) && x >= 0, i, "predictions", "finite and at least 0", std::to_string(x));
     package.plans.push_back(p);
@@ -151,7 +152,8 @@ void read_plans(Package &package) {
     if (events != have) throw PackageError("E_PLAN", "events of all plans", str(have), str(events));
     package.placements.reserve(package.sections[PLACEMENTS].size / 16);
     each_record(package, PLACEMENTS, 16, [&](const uint8_t *r, size_t i) {
-        need(all_zero(r, 8), i / package.segments.size(), "placement " + str(i), "RAM (tier, device and reserved 0)", "others");
+        need(all_zero(r, 8), i / package.segments.size(), "placement " + str(i), "tier, device and reserved bytes 0",
+             "others");
         package.placements.push_back(be64(r + 8));
     });
     package.offsets.reserve(package.sections[OFFSETS].size / 8);

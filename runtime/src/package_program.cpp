@@ -41,7 +41,8 @@ constexpr uint16_t LAST_OP = static_cast<uint16_t>(Op::SILU);
 // Checks one step against the tables and against the steps before it.
 class StepCheck {
   public:
-    StepCheck(Package &package, const uint8_t *record, size_t index, std::vector<bool> &written, std::vector<bool> &stored)
+    StepCheck(Package &package, const uint8_t *record, size_t index, std::vector<bool> &written,
+              std::vector<bool> &stored)
         : package_(package), r_(record), index_(index), written_(written), stored_(stored),
           head_(index >= package.program.head_first) {}
 
@@ -74,32 +75,38 @@ class StepCheck {
 
     void check_unused() const {
         need(be16(r_ + 2) == 0 && all_zero(r_ + 76, 20), "reserved bytes", "zeros", 1);
-        need(s_.kernel == NONE || s_.kernel < package_.sections[KERNELS].size / 32, "kernel", "one of KERNELS", s_.kernel);
+        need(s_.kernel == NONE || s_.kernel < package_.sections[KERNELS].size / 32, "kernel", "one of KERNELS",
+             s_.kernel);
         for (int i = 0; i < 3; ++i) {
             if (i < operands_->inputs) need(s_.in[i] < package_.buffers.size(), "input", "a buffer", s_.in[i]);
             else need(s_.in[i] == NONE, "unused input", "none", s_.in[i]);
         }
         if (operands_->out) need(s_.out < package_.buffers.size(), "output", "a buffer", s_.out);
         else need(s_.out == NONE, "unused output", "none", s_.out);
-        if (operands_->weight != Operands::NO) need(s_.weight < package_.tensors.size(), "weight", "a tensor", s_.weight);
+        if (operands_->weight != Operands::NO)
+            need(s_.weight < package_.tensors.size(), "weight", "a tensor", s_.weight);
         else need(s_.weight == NONE, "unused weight", "none", s_.weight);
         need(s_.bias == NONE || (operands_->bias && s_.bias < package_.tensors.size()), "bias",
              operands_->bias ? "a tensor or none" : "none", s_.bias);
         for (int i = operands_->ints; i < 6; ++i) need(s_.p[i] == 0, "unused number", "0", s_.p[i]);
-        for (int i = 0; i < operands_->floats; ++i) need(std::isfinite(s_.f[i]), "float", "finite", be32(r_ + 60 + 4 * i));
-        need(all_zero(r_ + 60 + 4 * operands_->floats, 4 * (4 - size_t(operands_->floats))), "unused float", "zero bits", 1);
+        for (int i = 0; i < operands_->floats; ++i)
+            need(std::isfinite(s_.f[i]), "float", "finite", be32(r_ + 60 + 4 * i));
+        need(all_zero(r_ + 60 + 4 * operands_->floats, 4 * (4 - size_t(operands_->floats))), "unused float",
+             "zero bits", 1);
     }
 
     void check_scopes() const {
         if (head_)
             need(s_.op != Op::EMBED && s_.op != Op::ROPE_TABLE && s_.op != Op::ROPE && s_.op != Op::KV_STORE &&
-                     s_.op != Op::ATTENTION, "op after head_first", "one without positions", int64_t(s_.op));
+                     s_.op != Op::ATTENTION,
+                 "op after head_first", "one without positions", int64_t(s_.op));
         for (int i = 0; i < operands_->inputs; ++i) {
             need(head_ || in(i).scope == Scope::BODY, "scope of an input", "body", int64_t(in(i).scope));
             need(written_[s_.in[i]], "input", "a buffer that an earlier step wrote", s_.in[i]);
         }
-        if (operands_->out) need((out().scope == Scope::HEAD) == head_, "scope of the output", head_ ? "head" : "body",
-                                 int64_t(out().scope));
+        if (operands_->out)
+            need((out().scope == Scope::HEAD) == head_, "scope of the output", head_ ? "head" : "body",
+                 int64_t(out().scope));
     }
 
     const Buffer &in(int i) const { return package_.buffers[s_.in[i]]; }
@@ -126,12 +133,15 @@ class StepCheck {
     void apart(int i) const { need(s_.out != s_.in[i], "output", "not an input", s_.out); }
 
     void check_shapes() {
-        if (operands_->weight == Operands::MATRIX) need(weight().layout == Layout::MATRIX, "weight", "a matrix", s_.weight);
-        if (operands_->weight == Operands::VECTOR) need(weight().layout == Layout::VECTOR, "weight", "a vector", s_.weight);
+        if (operands_->weight == Operands::MATRIX)
+            need(weight().layout == Layout::MATRIX, "weight", "a matrix", s_.weight);
+        if (operands_->weight == Operands::VECTOR)
+            need(weight().layout == Layout::VECTOR, "weight", "a vector", s_.weight);
         constexpr BufferKind F32 = BufferKind::F32;
         switch (s_.op) {
         case Op::EMBED:
-            need(weight().rows == package_.program.vocab, "rows of the weight", str(package_.program.vocab), weight().rows);
+            need(weight().rows == package_.program.vocab, "rows of the weight", str(package_.program.vocab),
+                 weight().rows);
             output(F32, weight().cols);
             break;
         case Op::RMS_NORM:
@@ -215,7 +225,8 @@ void read_buffers(Package &package) {
         };
         const Cache c{be32(r), be32(r + 4), Format(r[12])};
         if (c.kv_heads < 1 || c.kv_heads > 65536) bad("kv_heads", "1 to 65536", c.kv_heads);
-        if (c.head_dim < 1 || c.head_dim > 1024 || c.head_dim % 8 != 0) bad("head_dim", "8 to 1024, a multiple of 8", c.head_dim);
+        if (c.head_dim < 1 || c.head_dim > 1024 || c.head_dim % 8 != 0)
+            bad("head_dim", "8 to 1024, a multiple of 8", c.head_dim);
         if (be32(r + 8) != 0) bad("window", "0", be32(r + 8));
         if (r[12] > 1) bad("format", "0 (f32) or 1 (f16)", r[12]);
         if (!all_zero(r + 13, 3)) bad("reserved bytes", "zeros", 1);
@@ -228,7 +239,8 @@ void check_program(const Package &package, const uint8_t *r) {
         if (!good) throw PackageError("E_PROGRAM", std::string("program: ") + what, expected, str(found));
     };
     const Program &p = package.program;
-    need(p.head_first >= 1 && p.head_first < package.steps.size(), "head_first", "1 to the number of steps − 1", p.head_first);
+    need(p.head_first >= 1 && p.head_first < package.steps.size(), "head_first", "1 to the number of steps − 1",
+         p.head_first);
     need(p.vocab >= 1 && p.vocab <= MAX_DIM, "vocab", "1 to 2^24", p.vocab);
     need(p.logits < package.buffers.size(), "logits buffer", "a buffer", p.logits);
     const Buffer &logits = package.buffers[p.logits];

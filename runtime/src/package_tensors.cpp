@@ -20,8 +20,8 @@ void read_tensor(Package &package, const uint8_t *r, size_t i, uint64_t &names_e
         fail("E_TENSOR", "tensor", i, what, expected, str(found));
     };
     const uint8_t format = r[6], layout = r[7];
-    Tensor t{be32(r), be16(r + 4), Format(format), Layout(layout), be32(r + 8), be32(r + 12), be32(r + 16),
-             be64(r + 24), be64(r + 32)};
+    Tensor t{be32(r),      be16(r + 4),  Format(format), Layout(layout), be32(r + 8),
+             be32(r + 12), be32(r + 16), be64(r + 24),   be64(r + 32)};
     if (t.name_offset != names_end) bad("name offset", str(names_end), t.name_offset);
     if (t.name_length == 0 || !inside(t.name_offset, t.name_length, package.names.size()))
         bad("name length", "1 to what NAMES has left", t.name_length);
@@ -30,13 +30,15 @@ void read_tensor(Package &package, const uint8_t *r, size_t i, uint64_t &names_e
         bad("name", "UTF-8 of that length", t.name_length);
     if (layout > 1) bad("layout", "0 or 1", layout);
     if (format > 5 || (format == 0) != (layout == 0)) bad("format", layout == 0 ? "0" : "1 to 5", format);
-    if (t.rows < 1 || t.rows > MAX_DIM || (layout == 0 && t.rows != 1)) bad("rows", layout == 0 ? "1" : "1 to 2^24", t.rows);
+    if (t.rows < 1 || t.rows > MAX_DIM || (layout == 0 && t.rows != 1))
+        bad("rows", layout == 0 ? "1" : "1 to 2^24", t.rows);
     if (t.cols < 1 || t.cols > MAX_DIM) bad("columns", "1 to 2^24", t.cols);
     const uint64_t size = layout == 0 ? uint64_t(t.cols) * 4 : matrix_bytes(t.format, t.rows, t.cols);
     if (t.size != size) bad("size", str(size), t.size);
     if (t.offset % 64 != 0) bad("offset", "a multiple of 64", t.offset);
     if (t.segment >= package.sections[SEGMENTS].size / 32) bad("segment", "an existing one", t.segment);
-    if (!all_zero(r + 20, 4) || !all_zero(r + 40, 24)) fail("E_TENSOR", "tensor", i, "reserved bytes", "zeros", "others");
+    if (!all_zero(r + 20, 4) || !all_zero(r + 40, 24))
+        fail("E_TENSOR", "tensor", i, "reserved bytes", "zeros", "others");
     package.tensors.push_back(t);
 }
 

@@ -28,6 +28,7 @@ class File {
     uint64_t size_;
 };
 
+std::string read_all(const std::string &path);  // a file or a pipe; throws Error (what the system said)
 std::FILE *open_write(const std::string &path); // nullptr: errno says why
 bool replace_file(const std::string &from, const std::string &to);
 void remove_file(const std::string &path);
@@ -39,10 +40,10 @@ void release(void *memory, uint64_t bytes);
 // Memory for code: writable first, then executable and no longer writable.
 bool make_executable(void *memory, uint64_t bytes);
 
-uint64_t free_ram();   // bytes that can be taken without swapping, limits of control groups included; 0: unknown
-uint64_t peak_rss();   // bytes, of this process so far
-int physical_cores();  // that this process may use, at least 1
-double seconds();      // a monotonic clock
+uint64_t free_ram();  // bytes that can be taken without swapping, limits of control groups included; 0: unknown
+uint64_t peak_rss();  // bytes, of this process so far
+int physical_cores(); // that this process may use, at least 1
+double seconds();     // a monotonic clock
 bool stdout_is_tty();
 bool stderr_is_tty();
 void catch_interrupt(); // from now on Ctrl-C sets a flag; a second one ends the process

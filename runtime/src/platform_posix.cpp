@@ -41,6 +41,22 @@ bool File::read(uint64_t offset, void *out, size_t n) const {
     return true;
 }
 
+std::string read_all(const std::string &path) {
+    std::FILE *file = std::fopen(path.c_str(), "rbe");
+    std::string text;
+    bool good = file != nullptr;
+    if (good) {
+        char part[65536];
+        size_t got;
+        while ((got = std::fread(part, 1, sizeof part, file)) > 0) text.append(part, got);
+        good = std::ferror(file) == 0;
+    }
+    const std::string why = std::strerror(errno);
+    if (file != nullptr) std::fclose(file);
+    if (!good) throw Error("cannot read " + path, "", why, "Check the path.");
+    return text;
+}
+
 std::FILE *open_write(const std::string &path) { return std::fopen(path.c_str(), "wbe"); }
 bool replace_file(const std::string &from, const std::string &to) { return std::rename(from.c_str(), to.c_str()) == 0; }
 void remove_file(const std::string &path) { ::unlink(path.c_str()); }
@@ -127,8 +143,8 @@ uint64_t free_ram() {
         if (line.compare(0, 3, "0::") == 0)
             room = std::min(room, cgroup_room("/sys/fs/cgroup", path, "memory.max", "memory.current"));
         else if (line.find(":memory:") != std::string::npos)
-            room = std::min(room, cgroup_room("/sys/fs/cgroup/memory", path, "memory.limit_in_bytes",
-                                              "memory.usage_in_bytes"));
+            room = std::min(
+                room, cgroup_room("/sys/fs/cgroup/memory", path, "memory.limit_in_bytes", "memory.usage_in_bytes"));
     }
     return room >= UNLIMITED >> 11 ? 0 : room;
 }

@@ -5,7 +5,8 @@
 #include "platform.h"
 #include "error.h"
 
-#include <csignal>
+#include <cerrno>
+#include <cstring>
 #include <fcntl.h>
 #include <io.h>
 #include <windows.h>
@@ -55,6 +56,22 @@ bool File::read(uint64_t offset, void *out, size_t n) const {
     return true;
 }
 
+std::string read_all(const std::string &path) {
+    std::FILE *file = ::_wfopen(wide(path).c_str(), L"rb");
+    std::string text;
+    bool good = file != nullptr;
+    if (good) {
+        char part[65536];
+        size_t got;
+        while ((got = std::fread(part, 1, sizeof part, file)) > 0) text.append(part, got);
+        good = std::ferror(file) == 0;
+    }
+    const std::string why = std::strerror(errno);
+    if (file != nullptr) std::fclose(file);
+    if (!good) throw Error("cannot read " + path, "", why, "Check the path.");
+    return text;
+}
+
 std::FILE *open_write(const std::string &path) { return ::_wfopen(wide(path).c_str(), L"wb"); }
 bool replace_file(const std::string &from, const std::string &to) {
     return ::MoveFileExW(wide(from).c_str(), wide(to).c_str(), MOVEFILE_REPLACE_EXISTING) != 0;
@@ -77,7 +94,7 @@ uint64_t free_ram() {
 uint64_t peak_rss() {
     PROCESS_MEMORY_COUNTERS counters = {};
     return ::K32GetProcessMemoryInfo(::GetCurrentProcess(), &counters, sizeof counters) ? counters.PeakWorkingSetSize
-                                                                                       : 0;
+                                                                                        : 0;
 }
 
 int physical_cores() {

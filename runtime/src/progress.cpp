@@ -29,10 +29,12 @@ void Progress::draw(double now) {
     drawn_ = now;
     const double rate = static_cast<double>(done_) / (now - start_);
     const double left = rate > 0 ? static_cast<double>(total_ - done_) / rate : 0;
-    const std::string speed = unit_.empty() ? format_size(static_cast<uint64_t>(rate)) : format_number(rate) + " " + unit_;
+    const std::string speed =
+        unit_.empty() ? format_size(static_cast<uint64_t>(rate)) : format_number(rate) + " " + unit_;
     char line[160];
     std::snprintf(line, sizeof line, "%s %3.0f %%, %s/s, %.0f s left", what_.c_str(),
-                  100.0 * static_cast<double>(done_) / static_cast<double>(total_ > 0 ? total_ : 1), speed.c_str(), left);
+                  100.0 * static_cast<double>(done_) / static_cast<double>(total_ > 0 ? total_ : 1), speed.c_str(),
+                  left);
     // Blanks over what the line before had more: old Windows consoles know no escape sequences.
     std::fprintf(stderr, "\r%-*s", static_cast<int>(width_), line);
     width_ = std::max(width_, std::strlen(line));

@@ -18,7 +18,8 @@ int32_t greedy(const float *logits, int64_t vocab) {
 
 } // namespace
 
-Sampler::Sampler(int64_t vocab, const SamplerOptions &options) : vocab_(vocab), options_(options), random_(options.seed) {
+Sampler::Sampler(int64_t vocab, const SamplerOptions &options)
+    : vocab_(vocab), options_(options), random_(options.seed) {
     if (options.temperature > 0) candidates_.resize(static_cast<size_t>(vocab));
 }
 
@@ -44,11 +45,12 @@ void Sampler::sort_first(size_t n) {
 
 int32_t Sampler::sample(const float *logits) {
     const int32_t best = greedy(logits, vocab_);
-    if (options_.temperature <= 0 || !std::isfinite(logits[best])) return best;
+    if (candidates_.empty() || !std::isfinite(logits[best])) return best;
     const double most = logits[best];
     for (int64_t i = 0; i < vocab_; ++i) {
         const float logit = std::isnan(logits[i]) ? -std::numeric_limits<float>::infinity() : logits[i];
-        candidates_[static_cast<size_t>(i)] = {std::exp((logit - most) / options_.temperature), logit, static_cast<int32_t>(i)};
+        const double weight = std::exp((logit - most) / options_.temperature);
+        candidates_[static_cast<size_t>(i)] = {weight, logit, static_cast<int32_t>(i)};
     }
     kept_ = static_cast<size_t>(vocab_);
     sorted_ = 0;

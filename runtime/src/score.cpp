@@ -61,7 +61,8 @@ class Scorer {
             if (predict > 0) model_.pool.run(work);
             for (size_t j = 0; j < predict; ++j) nll += nll_[j];
             scored += predict;
-            for (size_t j = 0; logits_ != nullptr && j < m; ++j) logits_->row(logits + static_cast<int64_t>(j) * stride);
+            if (logits_ == nullptr) continue;
+            for (size_t j = 0; j < m; ++j) logits_->row(logits + static_cast<int64_t>(j) * stride);
         }
     }
 
@@ -76,9 +77,10 @@ class Scorer {
 
 int score(const RunOptions &run, const ScoreOptions &options) {
     Model model(run);
-    const std::vector<int32_t> ids = options.tokens_file
-                                         ? read_ids(*options.tokens_file, model.package.program.vocab)
-                                         : encode_text(model.tokenizer, read_text_file(*options.text_file), true, *options.text_file);
+    const std::vector<int32_t> ids =
+        options.tokens_file
+            ? read_ids(*options.tokens_file, model.package.program.vocab)
+            : encode_text(model.tokenizer, platform::read_all(*options.text_file), true, *options.text_file);
     if (ids.empty()) throw Error("there is nothing to score", "at least one token", "none", "Give a longer text.");
     model.load();
     std::unique_ptr<NpyWriter> logits;

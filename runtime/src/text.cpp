@@ -10,7 +10,8 @@ namespace n730 {
 bool parse_size(const std::string &text, uint64_t &bytes) {
     // strtod alone would take signs, spaces, hexadecimal digits and "inf".
     size_t digits = 0;
-    while (digits < text.size() && (std::isdigit(static_cast<unsigned char>(text[digits])) || text[digits] == '.')) ++digits;
+    while (digits < text.size() && (std::isdigit(static_cast<unsigned char>(text[digits])) || text[digits] == '.'))
+        ++digits;
     const std::string number = text.substr(0, digits);
     char *end;
     const double value = std::strtod(number.c_str(), &end);

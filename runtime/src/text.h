@@ -15,7 +15,9 @@ class JsonObject {
   public:
     JsonObject &add(const char *name, uint64_t value) { return raw(name, std::to_string(value)); }
     JsonObject &add(const char *name, double value); // finite, or null
-    JsonObject &add(const char *name, const std::string &plain) { return raw(name, '"' + plain + '"'); } // nothing to escape
+    JsonObject &add(const char *name, const std::string &plain) {
+        return raw(name, '"' + plain + '"');
+    } // nothing to escape
     std::string text() const { return "{\n" + members_ + "\n}\n"; }
 
   private:

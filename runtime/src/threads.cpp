@@ -10,7 +10,7 @@ namespace {
 // Long enough for one thread's small steps, short enough to leave the core to others when one of ours waits for it.
 constexpr double SPIN_SECONDS = 50e-6;
 constexpr int SPINS_A_LOOK = 64; // between two looks at the clock
-}
+} // namespace
 
 void Barrier::wait() {
     if (threads_ == 1) return;

@@ -51,7 +51,8 @@ TEST_CASE("sizes as people write them") {
     CHECK(parsed("2gB") == uint64_t(2) << 30);
     CHECK(parsed("1T") == uint64_t(1) << 40);
     CHECK(parsed("100B") == 100);
-    for (const char *bad : {"", "M", "-1M", "1X", "1.2.3M", "1 M", "0", "0.1", "1e3", "inf", "nan", "0x10", "99999999T", "1MM", "1iB"})
+    for (const char *bad :
+         {"", "M", "-1M", "1X", "1.2.3M", "1 M", "0", "0.1", "1e3", "inf", "nan", "0x10", "99999999T", "1MM", "1iB"})
         CHECK_MESSAGE(parsed(bad) == 0, bad);
     CHECK(format_size(100) == "100 bytes");
     CHECK(format_size(uint64_t(3) << 29) == "1.50 GiB");

@@ -16,14 +16,19 @@ constexpr uint32_t VOCAB = 90, WIDTH = 64, HEADS = 4, KV_HEADS = 2, HEAD_DIM = 1
 class Toy {
   public:
     Toy(uint32_t batch, uint32_t head_batch) {
-        const uint32_t embedding = matrix(Format::F16, VOCAB, WIDTH), norm = vector(WIDTH), inverse = vector(HEAD_DIM / 2);
-        const uint32_t wq = matrix(Format::INT4, HEADS * HEAD_DIM, WIDTH), wk = matrix(Format::INT8, KV_HEADS * HEAD_DIM, WIDTH);
-        const uint32_t wv = matrix(Format::INT2, KV_HEADS * HEAD_DIM, WIDTH), wo = matrix(Format::F16, WIDTH, HEADS * HEAD_DIM);
+        const uint32_t embedding = matrix(Format::F16, VOCAB, WIDTH), norm = vector(WIDTH),
+                       inverse = vector(HEAD_DIM / 2);
+        const uint32_t wq = matrix(Format::INT4, HEADS * HEAD_DIM, WIDTH),
+                       wk = matrix(Format::INT8, KV_HEADS * HEAD_DIM, WIDTH);
+        const uint32_t wv = matrix(Format::INT2, KV_HEADS * HEAD_DIM, WIDTH),
+                       wo = matrix(Format::F16, WIDTH, HEADS * HEAD_DIM);
         const uint32_t head = matrix(Format::INT4, VOCAB, WIDTH), bias = vector(HEADS * HEAD_DIM);
-        const uint32_t x = buffer(WIDTH), y = buffer(WIDTH), yq = buffer(WIDTH, BufferKind::Q8), table = buffer(HEAD_DIM);
+        const uint32_t x = buffer(WIDTH), y = buffer(WIDTH), yq = buffer(WIDTH, BufferKind::Q8),
+                       table = buffer(HEAD_DIM);
         const uint32_t q = buffer(HEADS * HEAD_DIM), k = buffer(KV_HEADS * HEAD_DIM), v = buffer(KV_HEADS * HEAD_DIM);
         const uint32_t a = buffer(HEADS * HEAD_DIM), o = buffer(WIDTH);
-        const uint32_t hn = buffer(WIDTH, BufferKind::F32, Scope::HEAD), hq = buffer(WIDTH, BufferKind::Q8, Scope::HEAD);
+        const uint32_t hn = buffer(WIDTH, BufferKind::F32, Scope::HEAD),
+                       hq = buffer(WIDTH, BufferKind::Q8, Scope::HEAD);
         const uint32_t logits = buffer(VOCAB, BufferKind::F32, Scope::HEAD);
         package.caches.push_back({KV_HEADS, HEAD_DIM, Format::F16});
         add(Op::EMBED, {}, x, embedding);
@@ -87,7 +92,8 @@ class Toy {
         for (uint64_t i = 0; i < size; ++i) {
             const bool f16 = format == Format::F16 || i % block < 32;
             p[i] = static_cast<uint8_t>(random_.next());
-            if (f16 && i % 2 == 0) p[i] = static_cast<uint8_t>(0x2C | (p[i] & (format == Format::F16 ? 0x81 : 1))); // ±0.06 … 0.12
+            if (f16 && i % 2 == 0)
+                p[i] = static_cast<uint8_t>(0x2C | (p[i] & (format == Format::F16 ? 0x81 : 1))); // ±0.06 … 0.12
         }
         return id;
     }
@@ -118,7 +124,8 @@ std::vector<int32_t> some_ids() {
 }
 
 // Logits of every token.
-std::vector<float> all_logits(uint32_t batch, uint32_t head_batch, int threads, int64_t serial_work, KernelChoice choice) {
+std::vector<float> all_logits(uint32_t batch, uint32_t head_batch, int threads, int64_t serial_work,
+                              KernelChoice choice) {
     Toy toy(batch, head_batch);
     const KernelSet kernels(toy.package, choice, false);
     ThreadPool pool(threads);
@@ -167,10 +174,12 @@ TEST_CASE("decoding token by token, prompts and restarts give what one pass give
     };
     for (const int64_t prompt : {1, 7, 8, 9, 17, 31}) {
         std::vector<int64_t> stops;
-        const float *logits = executor.forward(ids.data(), prompt, 0, [&](int64_t done) { return stops.push_back(done), true; });
+        const float *logits =
+            executor.forward(ids.data(), prompt, 0, [&](int64_t done) { return stops.push_back(done), true; });
         CHECK(same(logits, prompt - 1));
         CHECK(static_cast<int64_t>(stops.size()) == (prompt - 1) / 8);
-        for (int64_t at = prompt; at < CONTEXT; ++at) CHECK(same(executor.body_and_last(&ids[static_cast<size_t>(at)], 1, at), at));
+        for (int64_t at = prompt; at < CONTEXT; ++at)
+            CHECK(same(executor.body_and_last(&ids[static_cast<size_t>(at)], 1, at), at));
     }
     CHECK(executor.forward(ids.data(), 17, 0, [](int64_t) { return false; }) == nullptr);
 }

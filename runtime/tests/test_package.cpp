@@ -97,10 +97,12 @@ TEST_CASE("a file that cannot be read") {
 }
 
 TEST_CASE("META is one JSON object and nothing else") {
-    for (const char *good : {"{}", " {\"a\": [1, -2.5e3, true, null, \"\\u00e9\\ud83d\\ude00\"]}\n", "{\"a\":1,\"a\":2}", "{\"a\":1e308}"})
+    for (const char *good :
+         {"{}", " {\"a\": [1, -2.5e3, true, null, \"\\u00e9\\ud83d\\ude00\"]}\n", "{\"a\":1,\"a\":2}", "{\"a\":1e308}"})
         CHECK_MESSAGE(meta_ok(good), good);
-    for (const char *bad : {"", "[]", "1", "null", "{", "{} {}", "{}x", "\xEF\xBB\xBF{}", "{\"a\":NaN}", "{\"a\":1e999}", "{'a':1}",
-                            "{\"a\":1,}", "{\"a\":\"\xFF\"}", "{\"a\":\"\\ud800\"}", "{\"a\":01}", "{\"a\":\"\t\"}", "/**/{}"})
+    for (const char *bad :
+         {"", "[]", "1", "null", "{", "{} {}", "{}x", "\xEF\xBB\xBF{}", "{\"a\":NaN}", "{\"a\":1e999}", "{'a':1}",
+          "{\"a\":1,}", "{\"a\":\"\xFF\"}", "{\"a\":\"\\ud800\"}", "{\"a\":01}", "{\"a\":\"\t\"}", "/**/{}"})
         CHECK_MESSAGE(!meta_ok(bad), bad);
     CHECK(meta_ok(nested(64)));
     CHECK_FALSE(meta_ok(nested(65)));

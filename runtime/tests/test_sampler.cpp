@@ -38,6 +38,7 @@ TEST_CASE("greedy takes the first of the largest, whatever else is there") {
     CHECK(Sampler(3, with(0)).sample(std::vector<float>{-INF, 0, INF}.data()) == 2);
     CHECK(Sampler(2, with(0)).sample(std::vector<float>{NaN, NaN}.data()) == 0);
     CHECK(Sampler(3, with(1)).sample(std::vector<float>{0, INF, NaN}.data()) == 1);
+    CHECK(Sampler(3, with(std::nan(""))).sample(std::vector<float>{0, 1, 0}.data()) == 1);
     CHECK(Sampler(2, with(1)).sample(std::vector<float>{NaN, NaN}.data()) == 0);
 }
 

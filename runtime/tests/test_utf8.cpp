@@ -4,8 +4,8 @@
 
 #include <doctest/doctest.h>
 
-using n730::Utf8Stream;
 using n730::utf8_valid_length;
+using n730::Utf8Stream;
 
 namespace {
 
@@ -21,20 +21,24 @@ std::string all_at_once(const std::string &bytes) {
 } // namespace
 
 TEST_CASE("invalid bytes become U+FFFD by maximal subparts, as Unicode's table 3-8 and Rust have it") {
-    CHECK(all_at_once("plain \xC3\xA4 \xE2\x82\xAC \xF0\x9F\x98\x80") == "plain \xC3\xA4 \xE2\x82\xAC \xF0\x9F\x98\x80");
-    CHECK(all_at_once("a\xF1\x80\x80\xE1\x80\xC2" "b") == "a" + BAD + BAD + BAD + "b");
+    CHECK(all_at_once("plain \xC3\xA4 \xE2\x82\xAC \xF0\x9F\x98\x80") ==
+          "plain \xC3\xA4 \xE2\x82\xAC \xF0\x9F\x98\x80");
+    CHECK(all_at_once("a\xF1\x80\x80\xE1\x80\xC2"
+                      "b") == "a" + BAD + BAD + BAD + "b");
     CHECK(all_at_once("\x80\xBF") == BAD + BAD);
-    CHECK(all_at_once("\xC0\xAF") == BAD + BAD);                 // overlong
-    CHECK(all_at_once("\xE0\x80\xAF") == BAD + BAD + BAD);       // overlong
-    CHECK(all_at_once("\xED\xA0\x80") == BAD + BAD + BAD);       // surrogate
+    CHECK(all_at_once("\xC0\xAF") == BAD + BAD);                     // overlong
+    CHECK(all_at_once("\xE0\x80\xAF") == BAD + BAD + BAD);           // overlong
+    CHECK(all_at_once("\xED\xA0\x80") == BAD + BAD + BAD);           // surrogate
     CHECK(all_at_once("\xF4\x90\x80\x80") == BAD + BAD + BAD + BAD); // beyond U+10FFFF
-    CHECK(all_at_once("\xF0\x9F\x98") == BAD);                   // cut at the end
-    CHECK(all_at_once("\xE2\x82" "A") == BAD + "A");
+    CHECK(all_at_once("\xF0\x9F\x98") == BAD);                       // cut at the end
+    CHECK(all_at_once("\xE2\x82"
+                      "A") == BAD + "A");
 }
 
 TEST_CASE("pieces give what the whole gives, and every piece is whole characters") {
     n730::Random random(7);
-    const uint8_t interesting[] = {'a', 0x80, 0xBF, 0xC2, 0xE0, 0xA0, 0xED, 0x9F, 0xEF, 0xF0, 0x90, 0xF4, 0x8F, 0xFF, 0xE2, 0x82, 0xAC};
+    const uint8_t interesting[] = {'a',  0x80, 0xBF, 0xC2, 0xE0, 0xA0, 0xED, 0x9F, 0xEF,
+                                   0xF0, 0x90, 0xF4, 0x8F, 0xFF, 0xE2, 0x82, 0xAC};
     for (int round = 0; round < 2000; ++round) {
         std::string bytes;
         for (size_t n = random.next() % 24; n > 0; --n)

@@ -13,8 +13,23 @@ constexpr uint32_t GROUP = 32;     // inputs that share one scale
 constexpr uint8_t MAGIC[8] = {0x89, 0x4E, 0x37, 0x33, 0x30, 0x0D, 0x0A, 0x1A};
 
 enum SectionKind : uint32_t {
-    META = 1, NAMES, TENSORS, SEGMENTS, BUFFERS, CACHES, STEPS, PROGRAM, PLANS, PLACEMENTS, OFFSETS, SCHEDULE,
-    KERNELS, IMAGES, CODE, TOKENIZER, CHAT
+    META = 1,
+    NAMES,
+    TENSORS,
+    SEGMENTS,
+    BUFFERS,
+    CACHES,
+    STEPS,
+    PROGRAM,
+    PLANS,
+    PLACEMENTS,
+    OFFSETS,
+    SCHEDULE,
+    KERNELS,
+    IMAGES,
+    CODE,
+    TOKENIZER,
+    CHAT
 };
 
 enum class Format : uint8_t { F32, F16, BF16, INT8, INT4, INT2 };
@@ -24,7 +39,18 @@ enum class Scope : uint8_t { BODY, HEAD };
 enum class Isa : uint32_t { SSE2, AVX2 };
 
 enum class Op : uint16_t {
-    EMBED = 1, RMS_NORM, QUANTIZE, LINEAR, ROPE_TABLE, ROPE, KV_STORE, ATTENTION, SILU_MUL, ADD, MUL, SILU
+    EMBED = 1,
+    RMS_NORM,
+    QUANTIZE,
+    LINEAR,
+    ROPE_TABLE,
+    ROPE,
+    KV_STORE,
+    ATTENTION,
+    SILU_MUL,
+    ADD,
+    MUL,
+    SILU
 };
 
 enum Action : uint16_t { LOAD = 1, RUN, READ, WAIT };
@@ -77,9 +103,7 @@ struct Cache {
     Format format; // F32 or F16
 
     uint64_t element_bytes() const { return format == Format::F32 ? 4 : 2; }
-    uint64_t bytes(uint64_t context) const {
-        return round_up(2 * element_bytes() * kv_heads * context * head_dim, 64);
-    }
+    uint64_t bytes(uint64_t context) const { return round_up(2 * element_bytes() * kv_heads * context * head_dim, 64); }
 };
 
 struct Step {
