@@ -6,7 +6,7 @@ seconds=$1 build=build/fuzz
 command -v clang++ >/dev/null || { echo "n730c: error: clang++ not found. Install clang to run the fuzz targets." >&2; exit 1; }
 cmake -S runtime -B $build -DCMAKE_C_COMPILER=clang -DCMAKE_CXX_COMPILER=clang++ -DN730_FUZZ=ON > $build.log 2>&1 || { cat $build.log; exit 1; }
 cmake --build $build -j 2 > $build.log 2>&1 || { cat $build.log; exit 1; }
-.venv/bin/python tests/fuzz_corpus.py build/fuzz-corpus
+.venv/bin/python -m tests.fuzz_corpus build/fuzz-corpus
 for target in $build/fuzz_*; do
     [ -x "$target" ] && [ -f "$target" ] || continue
     name=$(basename "$target")
