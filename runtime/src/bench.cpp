@@ -56,7 +56,7 @@ int bench(const RunOptions &run, const BenchOptions &options) {
     const double decode_rate = per_second(static_cast<uint64_t>(gen), end - middle);
     const double load_rate = per_second(loaded, model.load_seconds);
     if (options.json) {
-        put(JsonObject()
+        put(JsonObject(true)
                 .add("prefill_tokens_per_s", prefill_rate)
                 .add("decode_tokens_per_s", decode_rate)
                 .add("peak_rss_bytes", platform::peak_rss())
@@ -71,7 +71,8 @@ int bench(const RunOptions &run, const BenchOptions &options) {
                 .add("threads", static_cast<uint64_t>(model.pool.size()))
                 .add("kernels", model.kernels.describe())
                 .add("plan", static_cast<uint64_t>(model.plan_index))
-                .text());
+                .text() +
+            "\n");
     } else {
         put("prefill " + std::to_string(prompt) + " tokens at " + format_number(prefill_rate) + "/s (predicted " +
             format_number(plan.prefill_tokens_per_s) + ")\ndecode " + std::to_string(gen) + " tokens at " +

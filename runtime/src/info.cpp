@@ -3,74 +3,114 @@
 #include "progress.h"
 #include "text.h"
 
-#include <nlohmann/json.hpp>
+#include <map>
 
 namespace n730 {
 
 namespace {
 
-using Json = nlohmann::ordered_json;
+struct FormatSum {
+    uint64_t tensors = 0, weights = 0, bytes = 0;
+};
 
-Json tensors_by_format(const Package &package) {
-    Json out = Json::object();
+std::map<Format, FormatSum> sum_by_format(const Package &package) {
+    std::map<Format, FormatSum> sums;
     for (const Tensor &t : package.tensors) {
-        Json &row = out[format_name(t.format)];
-        if (row.is_null()) row = {{"tensors", 0}, {"weights", 0}, {"bytes", 0}};
-        row["tensors"] = row["tensors"].get<uint64_t>() + 1;
-        row["weights"] = row["weights"].get<uint64_t>() + uint64_t(t.rows) * t.cols;
-        row["bytes"] = row["bytes"].get<uint64_t>() + t.size;
+        FormatSum &sum = sums[t.format];
+        ++sum.tensors;
+        sum.weights += uint64_t(t.rows) * t.cols;
+        sum.bytes += t.size;
     }
-    return out;
+    return sums;
 }
 
-Json plans(const Package &package) {
-    Json out = Json::array();
-    for (const Plan &p : package.plans)
-        out.push_back({{"ram_bytes", p.arena_bytes},
-                       {"vram_bytes", 0},
-                       {"context", p.context},
-                       {"batch", p.batch},
-                       {"head_batch", p.head_batch},
-                       {"disk_bytes_per_token", p.disk_bytes_per_token},
-                       {"decode_tokens_per_s", p.decode_tokens_per_s},
-                       {"prefill_tokens_per_s", p.prefill_tokens_per_s},
-                       {"first_token_s", p.first_token_s}});
-    return out;
+// How many kernels of an image each maker made.
+std::array<uint64_t, 3> count_makers(const Package &package, const Image &image) {
+    std::array<uint64_t, 3> counts{};
+    const size_t first = static_cast<size_t>(&image - package.images.data()) * package.kernels.size();
+    for (size_t k = 0; k < package.kernels.size(); ++k) ++counts[package.entries[first + k].maker];
+    return counts;
 }
 
-Json images(const Package &package) {
-    Json out = Json::array();
-    for (size_t i = 0; i < package.images.size(); ++i) {
-        const char *makers[] = {"none", "template", "tvm"};
-        size_t counts[3] = {};
-        for (size_t k = 0; k < package.kernels.size(); ++k)
-            ++counts[package.entries[i * package.kernels.size() + k].maker];
-        Json row = {{"isa", package.images[i].isa == Isa::AVX2 ? "avx2" : "sse2"}, {"bytes", package.images[i].size}};
-        for (size_t m = 0; m < 3; ++m) row["kernels"][makers[m]] = counts[m];
-        out.push_back(row);
+const char *isa_name(Isa isa) { return isa == Isa::AVX2 ? "avx2" : "sse2"; }
+
+uint64_t weight_bytes(const Package &package) {
+    uint64_t bytes = 0;
+    for (const Segment &segment : package.segments) bytes += segment.size;
+    return bytes;
+}
+
+std::string as_json(const Package &package, const std::string &path, const PlanChoice &choice) {
+    JsonObject formats;
+    for (const auto &[format, sum] : sum_by_format(package))
+        formats.raw(
+            format_name(format),
+            JsonObject().add("tensors", sum.tensors).add("weights", sum.weights).add("bytes", sum.bytes).text());
+    const std::string plans = json_array(package.plans, [](const Plan &p) {
+        return JsonObject()
+            .add("ram_bytes", p.arena_bytes)
+            .add("vram_bytes", uint64_t(0))
+            .add("context", uint64_t(p.context))
+            .add("batch", uint64_t(p.batch))
+            .add("head_batch", uint64_t(p.head_batch))
+            .add("disk_bytes_per_token", p.disk_bytes_per_token)
+            .add("decode_tokens_per_s", p.decode_tokens_per_s)
+            .add("prefill_tokens_per_s", p.prefill_tokens_per_s)
+            .add("first_token_s", p.first_token_s)
+            .text();
+    });
+    const std::string images = json_array(package.images, [&](const Image &image) {
+        const auto [none, by_template, tvm] = count_makers(package, image);
+        return JsonObject()
+            .add("isa", std::string(isa_name(image.isa)))
+            .add("bytes", image.size)
+            .raw("kernels", JsonObject().add("none", none).add("template", by_template).add("tvm", tvm).text())
+            .text();
+    });
+    const std::vector<uint8_t> meta = read_section(package, META);
+    return JsonObject(true)
+               .add("package", path)
+               .add("file_bytes", package.file_size)
+               .add("weight_bytes", weight_bytes(package))
+               .add("vocab", uint64_t(package.program.vocab))
+               .add("tensors", uint64_t(package.tensors.size()))
+               .add("segments", uint64_t(package.segments.size()))
+               .add("steps", uint64_t(package.steps.size()))
+               .add("kernels", uint64_t(package.kernels.size()))
+               .add("tokenizer_bytes", package.sections[TOKENIZER].size)
+               .add("chat_template_bytes", package.sections[CHAT].size)
+               .raw("formats", formats.text())
+               .raw("plans", plans)
+               .raw("plan", choice.plan ? std::to_string(*choice.plan) : "null")
+               .add("plan_reason", choice.why)
+               .raw("images", images)
+               .raw("meta", std::string(meta.begin(), meta.end()))
+               .text() +
+           "\n";
+}
+
+std::string as_text(const Package &package, const std::string &path, const PlanChoice &choice) {
+    std::string out = path + ": " + format_size(package.file_size) + ", " + std::to_string(package.tensors.size()) +
+                      " tensors, vocabulary of " + std::to_string(package.program.vocab) + "\n";
+    for (const char *name : {"model", "compiler"})
+        if (const std::string value = meta_member(package, name); !value.empty())
+            out += std::string(name) + " " + value + "\n";
+    for (const auto &[format, sum] : sum_by_format(package))
+        out += std::string("  ") + format_name(format) + ": " + std::to_string(sum.tensors) + " tensors, " +
+               format_size(sum.bytes) + "\n";
+    for (size_t i = 0; i < package.plans.size(); ++i) {
+        const Plan &p = package.plans[i];
+        out += "plan " + std::to_string(i) + ": " + format_size(p.arena_bytes) + " of RAM, context " +
+               std::to_string(p.context) + ", predicted " + format_number(p.decode_tokens_per_s) +
+               " tokens/s, first token after " + format_number(p.first_token_s) + " s\n";
     }
-    return out;
-}
-
-std::string plain_text(const Json &facts) {
-    std::string out = facts["package"].get<std::string>() + ": " + format_size(facts["file_bytes"]) + ", " +
-                      std::to_string(facts["tensors"].get<uint64_t>()) + " tensors, vocabulary of " +
-                      std::to_string(facts["vocab"].get<uint64_t>()) + "\n";
-    if (facts["meta"].contains("model")) out += "model: " + facts["meta"]["model"].dump() + "\n";
-    for (const auto &[format, row] : facts["formats"].items())
-        out += "  " + format + ": " + std::to_string(row["tensors"].get<uint64_t>()) + " tensors, " +
-               format_size(row["bytes"]) + "\n";
-    size_t index = 0;
-    for (const Json &p : facts["plans"])
-        out += "plan " + std::to_string(index++) + ": " + format_size(p["ram_bytes"]) + " of RAM, context " +
-               std::to_string(p["context"].get<uint64_t>()) + ", predicted " + format_number(p["decode_tokens_per_s"]) +
-               " tokens/s, first token after " + format_number(p["first_token_s"]) + " s\n";
-    out += "taken here: " + (facts["plan"].is_null() ? "none" : "plan " + facts["plan"].dump()) + ", " +
-           facts["plan_reason"].get<std::string>() + "\n";
-    for (const Json &image : facts["images"])
-        out += "image: " + image["isa"].get<std::string>() + ", " + format_size(image["bytes"]) +
-               ", kernels by template " + image["kernels"]["template"].dump() + ", by TVM " +
-               image["kernels"]["tvm"].dump() + "\n";
+    out += "taken here: " + (choice.plan ? "plan " + std::to_string(*choice.plan) : "none") + ", " + choice.why + "\n";
+    for (const Image &image : package.images) {
+        const auto [none, by_template, tvm] = count_makers(package, image);
+        out += std::string("image ") + isa_name(image.isa) + ": " + format_size(image.size) + ", kernels by template " +
+               std::to_string(by_template) + ", by TVM " + std::to_string(tvm) + ", none " + std::to_string(none) +
+               "\n";
+    }
     return out;
 }
 
@@ -80,26 +120,7 @@ int info(const std::string &path, uint64_t ram, bool json) {
     const FileSource source(path);
     const Package package = read_package(source);
     const PlanChoice choice = choose_plan(package, ram, platform::free_ram());
-    const std::vector<uint8_t> meta = read_section(package, META);
-    uint64_t weights = 0;
-    for (const Segment &segment : package.segments) weights += segment.size;
-    Json facts = {{"package", path},
-                  {"file_bytes", package.file_size},
-                  {"weight_bytes", weights},
-                  {"vocab", package.program.vocab},
-                  {"tensors", package.tensors.size()},
-                  {"segments", package.segments.size()},
-                  {"steps", package.steps.size()},
-                  {"kernels", package.kernels.size()},
-                  {"tokenizer_bytes", package.sections[TOKENIZER].size},
-                  {"chat_template_bytes", package.sections[CHAT].size},
-                  {"formats", tensors_by_format(package)},
-                  {"plans", plans(package)},
-                  {"plan", choice.plan ? Json(*choice.plan) : Json()},
-                  {"plan_reason", choice.why},
-                  {"images", images(package)},
-                  {"meta", Json::parse(meta)}};
-    put(json ? facts.dump(2, ' ', false, Json::error_handler_t::replace) + "\n" : plain_text(facts));
+    put(json ? as_json(package, path, choice) : as_text(package, path, choice));
     put_flush();
     return 0;
 }

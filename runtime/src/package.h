@@ -81,6 +81,9 @@ void read_segment(const Package &package, size_t segment, uint8_t *out, const Ad
 // What `verify` does beyond read_package: all checksums of segments, then their padding. Throws PackageError.
 void verify_segments(const Package &package, const Advance &advance);
 
+// The member `name` of META as JSON text; empty if there is none.
+std::string meta_member(const Package &package, const char *name);
+
 // Parts of read_package, each in its own file; they throw PackageError.
 void check_meta(const std::vector<uint8_t> &json);
 void read_tensors(Package &package); // NAMES, TENSORS, SEGMENTS

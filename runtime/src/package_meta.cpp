@@ -49,4 +49,10 @@ void check_meta(const std::vector<uint8_t> &json) {
         throw PackageError("E_META", "META is malformed", "a JSON object nested at most 64 deep", "something else");
 }
 
+std::string meta_member(const Package &package, const char *name) {
+    const nlohmann::json meta = nlohmann::json::parse(read_section(package, META));
+    const auto found = meta.find(name);
+    return found == meta.end() ? "" : found->dump();
+}
+
 } // namespace n730

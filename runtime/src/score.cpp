@@ -96,13 +96,14 @@ int score(const RunOptions &run, const ScoreOptions &options) {
     if (logits) logits->finish();
     const double perplexity = std::exp(scored > 0 ? nll / static_cast<double>(scored) : 0);
     if (options.json)
-        put(JsonObject()
+        put(JsonObject(true)
                 .add("tokens", uint64_t(ids.size()))
                 .add("scored_tokens", uint64_t(scored))
                 .add("nll", nll)
                 .add("perplexity", perplexity)
                 .add("context", uint64_t(model.plan().context))
-                .text());
+                .text() +
+            "\n");
     else
         put("perplexity " + format_number(perplexity) + " over " + std::to_string(scored) + " of " +
             std::to_string(ids.size()) + " tokens, in windows of " + std::to_string(model.plan().context) + "\n");

@@ -1,4 +1,5 @@
 #include "text.h"
+#include "utf8.h"
 
 #include <cctype>
 #include <cmath>
@@ -49,14 +50,34 @@ std::string format_number(double value) {
     return text;
 }
 
+std::string json_string(const std::string &text) {
+    Utf8Stream stream;
+    std::string valid(stream.push(text));
+    valid += stream.flush();
+    std::string out = "\"";
+    for (const char c : valid) {
+        if (c == '"' || c == '\\') {
+            out.append(1, '\\').append(1, c);
+        } else if (static_cast<unsigned char>(c) < 0x20) {
+            char escape[8];
+            std::snprintf(escape, sizeof escape, "\\u%04x", static_cast<unsigned>(c));
+            out += escape;
+        } else {
+            out += c;
+        }
+    }
+    return out + "\"";
+}
+
 JsonObject &JsonObject::add(const char *name, double value) {
     char text[32];
     std::snprintf(text, sizeof text, "%.17g", value);
     return raw(name, std::isfinite(value) ? text : "null");
 }
 
-JsonObject &JsonObject::raw(const char *name, const std::string &value) {
-    members_ += (members_.empty() ? "  \"" : ",\n  \"") + std::string(name) + "\": " + value;
+JsonObject &JsonObject::raw(const char *name, const std::string &json) {
+    members_ += separator_ + json_string(name) + ": " + json;
+    separator_ = indent_ ? ",\n  " : ", ";
     return *this;
 }
 

@@ -10,20 +10,27 @@ bool parse_size(const std::string &text, uint64_t &bytes);
 std::string format_size(uint64_t bytes); // "1.5 GiB"
 std::string format_number(double value); // three significant digits, never an exponent for usual values
 
-// A flat JSON object, one member a line, as `--json` prints it.
+std::string json_string(const std::string &text); // quoted; bytes that are no UTF-8 become U+FFFD
+
+// JSON as `--json` prints it, members in the order they are added. With `indent`, one member a line.
 class JsonObject {
   public:
+    explicit JsonObject(bool indent = false) : separator_(indent ? "\n  " : ""), indent_(indent) {}
     JsonObject &add(const char *name, uint64_t value) { return raw(name, std::to_string(value)); }
-    JsonObject &add(const char *name, double value); // finite, or null
-    JsonObject &add(const char *name, const std::string &plain) {
-        return raw(name, '"' + plain + '"');
-    } // nothing to escape
-    std::string text() const { return "{\n" + members_ + "\n}\n"; }
+    JsonObject &add(const char *name, double value); // null if not finite
+    JsonObject &add(const char *name, const std::string &value) { return raw(name, json_string(value)); }
+    JsonObject &raw(const char *name, const std::string &json);
+    std::string text() const { return "{" + members_ + (indent_ ? "\n}" : "}"); }
 
   private:
-    JsonObject &raw(const char *name, const std::string &value);
-
-    std::string members_;
+    std::string members_, separator_;
+    const bool indent_;
 };
+
+template <class Items, class Fn> std::string json_array(const Items &items, Fn fn) {
+    std::string out;
+    for (const auto &item : items) out += (out.empty() ? "" : ", ") + fn(item);
+    return "[" + out + "]";
+}
 
 } // namespace n730

@@ -3,6 +3,7 @@
 #include "n730/format.h"
 #include "text.h"
 
+#include <cmath>
 #include <doctest/doctest.h>
 
 using namespace n730;
@@ -56,6 +57,13 @@ TEST_CASE("sizes as people write them") {
         CHECK_MESSAGE(parsed(bad) == 0, bad);
     CHECK(format_size(100) == "100 bytes");
     CHECK(format_size(uint64_t(3) << 29) == "1.50 GiB");
+}
+
+TEST_CASE("JSON is escaped and never holds what JSON has no word for") {
+    CHECK(json_string("a\"b\\c\n\x01\xFF") == "\"a\\\"b\\\\c\\u000a\\u0001\xEF\xBF\xBD\"");
+    CHECK(JsonObject().add("x", 1.5).add("y", HUGE_VAL).add("n", uint64_t(7)).text() ==
+          R"({"x": 1.5, "y": null, "n": 7})");
+    CHECK(json_array(std::vector<int>{1, 2}, [](int i) { return std::to_string(i); }) == "[1, 2]");
 }
 
 TEST_CASE("the first plan that fits is taken") {
