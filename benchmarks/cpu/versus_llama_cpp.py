@@ -13,10 +13,13 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
+import platform
 import shutil
 import statistics
 import subprocess
 import sys
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +59,14 @@ def make_checkpoint(folder: Path, shape: dict[str, int]) -> None:
         shutil.copy(DEMO / name, folder / name)
 
 
+def cpu_name() -> str:
+    """The CPU's name as Linux tells it."""
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.exists() else []
+    names = [line.split(":")[1].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.machine()
+
+
 def run(command: list[str]) -> dict[str, Any]:
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
@@ -76,6 +87,7 @@ def main() -> None:
     parser.add_argument("--gen-tokens", type=int, default=32)
     parser.add_argument("--prompt-tokens", type=int, default=128)
     parser.add_argument("--work", type=Path, default=Path("build/benchmarks"))
+    parser.add_argument("--out", type=Path, help="write the table to this file too")
     args = parser.parse_args()
 
     from n730c.runtime import find_runtime
@@ -86,9 +98,13 @@ def main() -> None:
     if not (model / "config.json").exists():
         print(f"making {model} …", file=sys.stderr)
         make_checkpoint(model, shape)
-    print(
-        f"shape {args.shape}, {args.threads} threads, medians of {args.rounds} rounds in turn, tokens/s (ours / peer)"
-    )
+    lines = [
+        f"{date.today()}, {cpu_name()}: random-weight {args.shape} shape, {args.threads} threads, "
+        f"medians of {args.rounds} rounds in turn, tokens a second. Load average before: {os.getloadavg()[0]:.1f}.",
+        "",
+        "| | n730-exec | llama.cpp | ratio |",
+        "|---|---|---|---|",
+    ]
     for precision in args.precisions:
         package = args.work / f"{args.shape}-{precision}.n730"
         peer = args.work / f"{args.shape}-{PEER_TYPES[precision]}.gguf"
@@ -118,7 +134,11 @@ def main() -> None:
         for key in ("decode_tokens_per_s", "prefill_tokens_per_s"):
             a = statistics.median(r[key] for r in ours)
             b = statistics.median(r[key] for r in theirs)
-            print(f"{precision:5} {key:22} {a:8.2f} / {b:8.2f}  = {a / b:.2f}x  (peer {PEER_TYPES[precision]})")
+            what = key.removesuffix("_tokens_per_s")
+            lines.append(f"| {what}, {precision} / {PEER_TYPES[precision]} | {a:.2f} | {b:.2f} | {a / b:.2f} |")
+    print("\n".join(lines))
+    if args.out:
+        args.out.write_text("\n".join(lines) + "\n")
 
 
 if __name__ == "__main__":
