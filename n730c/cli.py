@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import signal
 import sys
 from enum import StrEnum
 from pathlib import Path
@@ -88,7 +89,10 @@ def build(
         tune=tune,
         dump=dump,
     )
-    summary = run(options, errors)
+    try:
+        summary = run(options, errors)
+    except KeyboardInterrupt:  # here, because typer would print a word of its own
+        raise N730Error("interrupted", hint="Nothing was written; run the same command again.") from None
     if as_json:
         print(json.dumps(summary, indent=2))
         return
@@ -180,17 +184,22 @@ def show_target(name: Annotated[str, typer.Argument(help="a target's name or a T
 
 def main() -> None:
     """Entry point: exit 0 done, 2 a wrong command line, 1 anything else that a user can cause (CONTRACT)."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that a build killed politely cleans up too
     try:
         app(standalone_mode=True)
     except N730Error as error:
         fail(str(error))
-    except KeyboardInterrupt:
-        fail("interrupted. Nothing was written.")
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
     except OSError as error:
         fail(str(UsageError(f"{error.filename or 'input/output'}: {error.strerror or error}")))
+    except Exception as error:
+        if os.environ.get("N730C_DEBUG"):
+            raise
+        lines = str(error).splitlines() or [""]
+        hint = "This is a fault of n730c; run again with N730C_DEBUG=1 for the details to report."
+        fail(str(N730Error(f"internal error: {type(error).__name__}: {lines[0]}", hint=hint)))
 
 
 def fail(message: str) -> None:
