@@ -18,13 +18,14 @@ from n730c.runtime import find_runtime
 
 HERE = Path(__file__).parent
 PROMPT = 'def read_lines(path):\n    """Return the lines of the file'
+SAMPLING = ["--temperature", "0.6", "--top-p", "0.9", "--seed", "2"]  # greedy, so small a model soon repeats itself
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--precision", default="int8")
     parser.add_argument("--prompt", default=PROMPT)
-    parser.add_argument("--tokens", type=int, default=160)
+    parser.add_argument("--tokens", type=int, default=110)
     args = parser.parse_args()
     console = Console(stderr=True)
     folder = Path("build/demo")
@@ -35,9 +36,9 @@ def main() -> int:
         return 1
 
     runtime = [str(find_runtime())]
-    console.rule(f"n730-exec {package} --trust --temperature 0")
+    console.rule(f"n730-exec {package} --trust {' '.join(SAMPLING)}")
     print(args.prompt, end="", flush=True)
-    run = [*runtime, str(package), "--trust", "--temperature", "0", "-n", str(args.tokens), "--prompt", args.prompt]
+    run = [*runtime, str(package), "--trust", *SAMPLING, "-n", str(args.tokens), "--prompt", args.prompt]
     if subprocess.run(run, check=False).returncode:
         return 1
     print(flush=True)
