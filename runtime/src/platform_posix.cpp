@@ -195,7 +195,10 @@ void on_interrupt(int signal) {
 }
 } // namespace
 
-void catch_interrupt() { std::signal(SIGINT, on_interrupt); }
+void catch_interrupt() {
+    std::signal(SIGINT, on_interrupt);
+    std::signal(SIGTERM, on_interrupt); // unfinished files are removed on both
+}
 bool interrupted() { return interrupt_flag != 0; }
 
 std::vector<std::string> start(int argc, char **argv) {
@@ -203,6 +206,7 @@ std::vector<std::string> start(int argc, char **argv) {
     for (int fd = 0; fd < 3; ++fd)
         if (::fcntl(fd, F_GETFD) < 0 && ::open("/dev/null", fd == 0 ? O_WRONLY : O_RDONLY) < 0) std::abort();
     std::signal(SIGPIPE, SIG_IGN); // a closed pipe is an error of fwrite, said in one line
+    std::signal(SIGXFSZ, SIG_IGN); // and so is a file-size limit
     return std::vector<std::string>(argv, argv + argc);
 }
 
