@@ -89,7 +89,7 @@ def bits_per_weight(program: Program) -> float:
 
 def _provenance(options: Options, checkpoint: Checkpoint, target: Target, kernels: Any) -> dict[str, Any]:
     return {
-        "model": checkpoint.name,
+        "model": checkpoint.name.encode("utf-8", "replace").decode("utf-8"),  # folder names may be any bytes
         "sources": dict(checkpoint.sha256()),
         "compiler": {"name": "n730c", "version": metadata.version("n730c")},
         "options": {
