@@ -44,6 +44,13 @@ def evaluate_package(package: Path, model: Path, text: Path, tokens: int, consol
     if len(ids) < 2:
         raise UsageError(f"{text} is too short to measure", expected="at least 2 tokens", found=str(len(ids)))
     reference = Reference(model)
+    if reference.vocab != content.program.vocab:
+        raise UsageError(
+            f"{model} is not the model of {package}",
+            expected=f"a vocabulary of {content.program.vocab}",
+            found=str(reference.vocab),
+            hint="Name the folder that the package was built from.",
+        )
     divergences, agreements = [], []
     nll_reference = nll_tested = 0.0
     scored = 0

@@ -21,6 +21,7 @@ from n730c.frontend.model import load_model
 from n730c.frontend.tokenizer import check_tokenizer, compile_tokenizer, read_chat_template
 from n730c.ir.core import Graph
 from n730c.package import validate, write_package
+from n730c.package.layout import MAGIC
 from n730c.passes import Pass, run_passes
 from n730c.passes.fuse_silu_mul import FuseSiluMul
 from n730c.passes.lower import lower
@@ -138,12 +139,29 @@ def summarize(package: Path, program: Program, plan: Plan, target: Target, preci
     }
 
 
+def _replaceable(path: Path) -> bool:
+    """Only a package (or an empty file) may be replaced: never a device, a pipe or the model's own weights."""
+    if not path.is_file():
+        return False
+    with path.open("rb") as file:
+        return file.read(len(MAGIC)) in (MAGIC, b"")
+
+
 def build(options: Options, console: Console) -> dict[str, Any]:
     """Compile a model folder to a package; returns the summary. Raises N730Error; leaves no partial file behind."""
     output = options.output or Path(options.model.name + ".n730")
     if output.is_dir() or not output.parent.is_dir():
         raise UsageError(
             f"cannot write {output}", expected="a file in an existing folder", hint="Name another file with -o."
+        )
+    if output.is_symlink():
+        output = output.resolve()  # the link keeps pointing where it did
+    if output.exists() and not _replaceable(output):
+        raise UsageError(
+            f"will not overwrite {output}",
+            expected="a new file or an older package",
+            found="something else",
+            hint="Name another file with -o.",
         )
     target = load_target(options.target)
     with Progress(

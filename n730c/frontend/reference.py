@@ -27,6 +27,11 @@ class Reference:
         except (OSError, ValueError, RuntimeError) as error:
             raise UnsupportedModel(f"cannot load {folder}: {str(error).splitlines()[0]}") from error
 
+    @property
+    def vocab(self) -> int:
+        """Number of logits a token."""
+        return int(self._model.config.vocab_size)
+
     @torch.no_grad()
     def logits(self, ids: Sequence[int]) -> np.ndarray:
         """float32 [tokens, vocab] for one sequence of token ids."""

@@ -130,6 +130,25 @@ def test_unknown_target_and_bad_options(folder: Path, tmp_path: Path) -> None:
     assert not list(tmp_path.glob("*.n730*"))
 
 
+def test_only_a_package_is_overwritten(folder: Path, tmp_path: Path) -> None:
+    weights, pipe = folder / "model.safetensors", tmp_path / "pipe"
+    before = weights.read_bytes()
+    os.mkfifo(pipe)
+    for output in (weights, pipe):
+        done = n730c("build", folder, "--target", "gt730", "-o", output, "--no-tune")
+        assert done.returncode == 1
+        check_one_line(done.stderr, "n730c", output.name)
+    assert weights.read_bytes() == before and pipe.is_fifo()
+
+
+def test_eval_refuses_another_model(built: Built, tmp_path: Path) -> None:
+    other = make_model(tmp_path / "model", "llama2")
+    edit_config(other, vocab_size=2000)
+    done = n730c("eval", built("demo", "int4"), other, "--text", other / "config.json")
+    assert done.returncode == 1
+    check_one_line(done.stderr, "n730c", "")
+
+
 def test_disk_full_leaves_nothing(folder: Path, tmp_path: Path) -> None:
     """A file-size limit makes the kernel refuse the write just as a full disk does."""
 
