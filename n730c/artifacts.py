@@ -166,6 +166,13 @@ class Program:
     head_first: int
     vocab: int
 
+    @property
+    def bits_per_weight(self) -> float:
+        """Bits of file a matrix weight costs on average, scales and padding included; 0 without matrices."""
+        matrices = [t for t in self.tensors if not t.is_vector]
+        weights = sum(t.rows * t.cols for t in matrices)
+        return 8 * sum(t.size for t in matrices) / weights if weights else 0.0
+
 
 @dataclass(frozen=True)
 class Placement:

@@ -50,10 +50,3 @@ def matrix_bytes(fmt: Format, rows: int, cols: int) -> int:
 def vector_bytes(length: int) -> int:
     """Bytes of an F32 vector."""
     return length * 4
-
-
-def bits_per_weight(fmt: Format) -> float:
-    """Bits a weight costs in the file, its share of the scales included."""
-    if fmt.is_integer:
-        return fmt.block_bytes * 8 / (TILE_ROWS * GROUP)
-    return float(fmt.bits)

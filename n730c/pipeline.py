@@ -82,12 +82,6 @@ def _tensor_bytes(program: Program, graph: Graph, checkpoint: Checkpoint) -> Cal
     return encoded
 
 
-def bits_per_weight(program: Program) -> float:
-    """Bits of file a matrix weight costs on average, scales and padding included."""
-    matrices = [t for t in program.tensors if not t.is_vector]
-    return 8 * sum(t.size for t in matrices) / sum(t.rows * t.cols for t in matrices)
-
-
 def _provenance(options: Options, checkpoint: Checkpoint, target: Target, kernels: Any) -> dict[str, Any]:
     return {
         "model": checkpoint.name.encode("utf-8", "replace").decode("utf-8"),  # folder names may be any bytes
@@ -124,7 +118,7 @@ def summarize(package: Path, program: Program, plan: Plan, target: Target, preci
         "target": target.name,
         "precision": precision,
         "file_bytes": package.stat().st_size,
-        "bits_per_weight": bits_per_weight(program),
+        "bits_per_weight": program.bits_per_weight,
         "tensors": len(program.tensors),
         "steps": len(program.steps),
         "plan": {

@@ -22,7 +22,7 @@ def describe(package: Package) -> dict[str, Any]:
         "meta": package.meta,
         "vocab": program.vocab,
         "weights": weights,
-        "bits_per_weight": 8 * sum(t.size for t in matrices) / weights if weights else 0.0,
+        "bits_per_weight": program.bits_per_weight,
         "sections": {
             "HEADER": HEADER_BYTES,
             **{kind.name: extent.size for kind, extent in package.extents.items()},
