@@ -12,6 +12,7 @@ from enum import IntEnum
 from n730c.dtypes import GROUP, Format, matrix_bytes, round_up, vector_bytes
 
 PAGE = 4096  # bytes; segments, and what lies in the arena for them, are aligned to it
+PIECE = 256 << 10  # bytes; segments are checked in pieces of this size
 NONE = 0xFFFFFFFF  # "no operand" in u32 fields
 
 
@@ -45,11 +46,12 @@ class Scope(IntEnum):
 
 
 class Tier(IntEnum):
-    """Where a segment lives while the model runs. Version 1 of the runtime executes RAM only."""
+    """Where a segment lives while the model runs (FORMAT.md, PLACEMENTS). Version 1 of the runtime has no VRAM yet."""
 
-    RAM = 0
-    STREAM = 1
+    RAM = 0  # read once
+    STREAM = 1  # read in every pass, into its place in the ring
     VRAM = 2
+    ROWS = 3  # an embedding of which only the rows that are asked for are read
 
 
 class Isa(IntEnum):
@@ -184,12 +186,12 @@ class Placement:
 
 
 class Action(IntEnum):
-    """Kinds of schedule entries. LOAD runs once before the first token; RUN executes steps [a, a+b)."""
+    """Kinds of schedule entries. LOAD runs once before the first token, READs again in every pass over the body."""
 
     LOAD = 1  # a: segment
     RUN = 2  # a: first step, b: count
-    READ = 3  # a: segment, b: ring slot        (streaming plans)
-    WAIT = 4  # a: segment                      (streaming plans)
+    READ = 3  # a: segment, b: lead: it may begin when all reads more than b - 1 before it are released
+    WAIT = 4  # a: segment
 
 
 @dataclass(frozen=True)
@@ -218,6 +220,9 @@ class Plan:
     decode_tokens_per_s: float
     prefill_tokens_per_s: float
     first_token_s: float
+    disk_bytes_per_s: float = 0.0  # what the plan counts on
+    read_bytes: int = PIECE  # of one read
+    reads_in_flight: int = 1
 
 
 @dataclass(frozen=True)

@@ -7,9 +7,19 @@ from importlib import resources
 from pathlib import Path
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, ValidationError
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    ValidationError,
+    field_validator,
+)
 
-from n730c.artifacts import Isa
+from n730c.artifacts import PIECE, Isa
 from n730c.errors import UsageError
 
 
@@ -34,10 +44,30 @@ class Target(BaseModel):
     cores: PositiveInt
     ram_bytes: PositiveInt = Field(description="RAM left for us beside the operating system")
     ram_bytes_per_s: PositiveFloat = Field(description="sustained read bandwidth, all cores together")
-    disk_bytes_per_s: PositiveFloat = Field(description="sequential read bandwidth")
+    disk_bytes_per_s: PositiveFloat = Field(description="sequential read bandwidth, past the page cache")
+    disk_seek_s: NonNegativeFloat = Field(description="what a read costs more that does not start where the last ended")
+    disk_read_bytes: PositiveInt = Field(description="size of one read that was found best, a multiple of 256 KiB")
+    disk_reads_in_flight: PositiveInt = Field(description="reads at once that were found best, at most 64")
+    vram_bytes: NonNegativeInt = Field(description="memory of the graphics card left for us; 0: no card")
+    vram_bytes_per_s: NonNegativeFloat = Field(description="its sustained read bandwidth")
+    pcie_bytes_per_s: NonNegativeFloat = Field(description="copies from pinned RAM to VRAM")
     step_seconds: PositiveFloat = Field(description="cost of one step beside its work: hand-out and barrier")
     kernel_rates: KernelRates
     sources: dict[str, str] = Field(description="where each number comes from")
+
+    @field_validator("disk_read_bytes")
+    @classmethod
+    def _whole_pieces(cls, size: int) -> int:
+        if size % PIECE or size > 64 << 20:
+            raise ValueError(f"expected a multiple of {PIECE}, at most {64 << 20}")
+        return size
+
+    @field_validator("disk_reads_in_flight")
+    @classmethod
+    def _few(cls, count: int) -> int:
+        if count > 64:
+            raise ValueError("expected at most 64")
+        return count
 
     @property
     def isa_level(self) -> Isa:
