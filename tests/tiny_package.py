@@ -17,6 +17,7 @@ import numpy as np
 from n730c.artifacts import (
     NONE,
     PAGE,
+    PIECE,
     Action,
     Buffer,
     BufferKind,
@@ -63,6 +64,9 @@ class Shape:
     batch: int = 8
     head_batch: int = 2
     contexts: tuple[int, ...] = ()  # further, smaller plans
+    slots: int = 0  # places in the ring that the layers are streamed through; 0: all in RAM
+    rows: bool = False  # the embedding is read by rows
+    blocks: bool = False  # many small segments, and matrices of more than 16 rows cut into blocks of 16 and the rest
     seed: int = 0
 
 
@@ -134,12 +138,34 @@ class _Builder:
         return self.step(StepOp.QUANTIZE, (x,), self.buffers[x].width, BufferKind.Q8)
 
     def linear(self, weight: int, operand: int, bias: int = NONE) -> int:
+        return self.block(self.tensors[weight].rows, weight, operand, bias, 0)
+
+    def block(self, width: int, weight: int, operand: int, bias: int, first: int) -> int:
+        """Rows ``first`` … of an output of ``width``; the first block makes the buffer."""
         t = self.tensors[weight]
         spec = KernelSpec(StepOp.LINEAR, t.format, t.rows, t.cols)
         if spec not in self.kernels:
             self.kernels.append(spec)
-        kernel = self.kernels.index(spec)
-        return self.step(StepOp.LINEAR, (operand,), t.rows, weight=weight, bias=bias, kernel=kernel)
+        more = {"weight": weight, "bias": bias, "kernel": self.kernels.index(spec)}
+        if first == 0:
+            return self.step(StepOp.LINEAR, (operand,), width, ints=(0,), **more)
+        out = self.steps[-1].out
+        self.steps.append(Step(StepOp.LINEAR, (operand,), out, layer=self.layer, ints=(first,), **more))
+        return out
+
+    def project(self, name: str, rows: int, operand: int, bias: bool = False) -> int:
+        """A matrix of the layer and its product with ``operand``, in blocks if so asked."""
+        cols = self.buffers[operand].width
+        out = NONE
+        for first in range(0, rows, TILE_ROWS if self.shape.blocks else rows):
+            part = min(TILE_ROWS, rows - first) if self.shape.blocks else rows
+            tag = f"[{first}:{first + part}]" if part < rows else ""
+            weight = self.matrix(f"{name}.weight{tag}", part, cols)
+            vector = self.vector(f"{name}.bias{tag}", part) if bias else NONE
+            out = self.block(rows, weight, operand, vector, first)
+            if self.shape.blocks:
+                self.end_segment()
+        return out
 
 
 def tiny_program(shape: Shape) -> Program:
@@ -147,6 +173,8 @@ def tiny_program(shape: Shape) -> Program:
     b = _Builder(s)
     embedding = b.matrix("embed_tokens.weight", s.vocab, s.hidden)
     x = b.step(StepOp.EMBED, (), s.hidden, weight=embedding)
+    if s.rows or s.slots:
+        b.end_segment()
     frequencies = b.vector("rope.inv_freq", s.head_dim // 2)
     table = b.step(StepOp.ROPE_TABLE, (), s.head_dim, weight=frequencies, floats=(1.0,))
     b.end_segment()
@@ -155,26 +183,22 @@ def tiny_program(shape: Shape) -> Program:
         normed = b.operand(b.norm(f"layers.{i}.input_norm.weight", x))
         heads = {}
         for name, count in (("q", s.heads), ("k", s.kv_heads), ("v", s.kv_heads)):
-            weight = b.matrix(f"layers.{i}.{name}_proj.weight", count * s.head_dim, s.hidden)
-            bias = b.vector(f"layers.{i}.{name}_proj.bias", count * s.head_dim) if s.bias else NONE
-            heads[name] = b.linear(weight, normed, bias)
+            heads[name] = b.project(f"layers.{i}.{name}_proj", count * s.head_dim, normed, s.bias)
             if name != "v":
                 ints = (count, s.head_dim, s.head_dim)
                 heads[name] = b.step(StepOp.ROPE, (heads[name], table), count * s.head_dim, ints=ints)
         b.caches.append(Cache(s.kv_heads, s.head_dim))
         b.step(StepOp.KV_STORE, (heads["k"], heads["v"]), 0, ints=(i,))
         mixed = b.step(StepOp.ATTENTION, (heads["q"],), s.heads * s.head_dim, ints=(i, s.heads), floats=(0.25,))
-        weight = b.matrix(f"layers.{i}.o_proj.weight", s.hidden, s.heads * s.head_dim)
-        x = b.step(StepOp.ADD, (x, b.linear(weight, b.operand(mixed))), s.hidden)
+        x = b.step(StepOp.ADD, (x, b.project(f"layers.{i}.o_proj", s.hidden, b.operand(mixed))), s.hidden)
         normed = b.operand(b.norm(f"layers.{i}.post_norm.weight", x))
-        gate = b.linear(b.matrix(f"layers.{i}.gate_proj.weight", s.ffn, s.hidden), normed)
-        up = b.linear(b.matrix(f"layers.{i}.up_proj.weight", s.ffn, s.hidden), normed)
+        gate = b.project(f"layers.{i}.gate_proj", s.ffn, normed)
+        up = b.project(f"layers.{i}.up_proj", s.ffn, normed)
         if s.split_silu:
             gated = b.step(StepOp.MUL, (b.step(StepOp.SILU, (gate,), s.ffn), up), s.ffn)
         else:
             gated = b.step(StepOp.SILU_MUL, (gate, up), s.ffn)
-        weight = b.matrix(f"layers.{i}.down_proj.weight", s.hidden, s.ffn)
-        x = b.step(StepOp.ADD, (x, b.linear(weight, b.operand(gated))), s.hidden)
+        x = b.step(StepOp.ADD, (x, b.project(f"layers.{i}.down_proj", s.hidden, b.operand(gated))), s.hidden)
         b.end_segment()
     b.layer = NONE
     b.scope = Scope.HEAD
@@ -194,9 +218,10 @@ def tiny_program(shape: Shape) -> Program:
     )
 
 
-def tiny_plan(program: Program, context: int, batch: int, head_batch: int, tokenizer_bytes: int) -> Plan:
-    """Everything side by side: no buffer shares a byte with another."""
+def tiny_plan(program: Program, context: int, shape: Shape, tokenizer_bytes: int) -> Plan:
+    """Everything side by side: no buffer shares a byte with another, but layers a ring if they are streamed."""
     end = 0
+    batch, head_batch = shape.batch, shape.head_batch
 
     def place(size: int, align: int) -> int:
         nonlocal end
@@ -204,30 +229,67 @@ def tiny_plan(program: Program, context: int, batch: int, head_batch: int, token
         end = start + size
         return start
 
-    placements = tuple(Placement(Tier.RAM, place(segment.size, PAGE)) for segment in program.segments)
+    def of_layers(segment: Segment) -> bool:
+        tensors = program.tensors[segment.first_tensor : segment.first_tensor + segment.tensor_count]
+        return all(t.name.startswith("layers.") for t in tensors)
+
+    streamed = [i for i, segment in enumerate(program.segments) if shape.slots and of_layers(segment)]
+    slot = max((program.segments[i].size for i in streamed), default=0)
+    ring = place(shape.slots * slot, PAGE)
+    placements = []
+    for i, segment in enumerate(program.segments):
+        if i in streamed:
+            placements.append(Placement(Tier.STREAM, ring + streamed.index(i) % shape.slots * slot))
+        elif i == 0 and shape.rows:
+            placements.append(Placement(Tier.ROWS, place(2 * PIECE, PAGE)))
+        else:
+            placements.append(Placement(Tier.RAM, place(segment.size, PAGE)))
     tokenizer = place(tokenizer_bytes, 64)
     caches = tuple(place(cache.size(context), 64) for cache in program.caches)
     buffers = tuple(
         place((batch if b.scope is Scope.BODY else head_batch) * b.token_bytes, 64) for b in program.buffers
     )
-    loads = tuple(Event(Action.LOAD, i) for i in range(len(program.segments)))
-    body = Event(Action.RUN, 0, program.head_first)
-    head = Event(Action.RUN, program.head_first, len(program.steps) - program.head_first)
+    loads = [Event(Action.LOAD, i) for i, p in enumerate(placements) if p.tier is Tier.RAM]
+    reads = []
+    for n, i in enumerate(streamed):
+        lead = 1
+        while lead < min(shape.slots, len(streamed)) and all(
+            placements[streamed[n - back]].offset != placements[i].offset for back in range(1, lead + 1)
+        ):
+            lead += 1
+        reads.append(Event(Action.READ, i, lead))
+    segment_of = {
+        t: i for i, s in enumerate(program.segments) for t in range(s.first_tensor, s.first_tensor + s.tensor_count)
+    }
+    runs: list[Event] = []
+    waited: set[int] = set()
+    start = 0
+    for i, step in enumerate((*program.steps, None)):
+        new = [] if step is None else sorted({segment_of[t] for t in (step.weight, step.bias) if t != NONE} - waited)
+        new = [segment for segment in new if segment in streamed]
+        if i > start and (new or i in (program.head_first, len(program.steps))):
+            runs.append(Event(Action.RUN, start, i - start))
+            start = i
+        runs += [Event(Action.WAIT, segment) for segment in new]
+        waited.update(new)
     return Plan(
         arena_bytes=round_up(end, PAGE),
         vram_bytes=0,
         context=context,
         batch=batch,
         head_batch=head_batch,
-        placements=placements,
+        placements=tuple(placements),
         buffer_offsets=buffers,
         cache_offsets=caches,
         tokenizer_offset=tokenizer,
-        schedule=(*loads, body, head),
-        disk_bytes_per_token=0,
+        schedule=(*loads, *reads, *runs),
+        disk_bytes_per_token=sum(program.segments[i].size for i in streamed),
         decode_tokens_per_s=10.5,
         prefill_tokens_per_s=100.25,
         first_token_s=0.5,
+        disk_bytes_per_s=1e9,
+        read_bytes=PIECE,
+        reads_in_flight=2,
     )
 
 
@@ -292,10 +354,7 @@ def tiny(shape: Shape | None = None, **changes: Any) -> Tiny:
     )
     return Tiny(
         program=program,
-        plans=tuple(
-            tiny_plan(program, context, shape.batch, shape.head_batch, len(tokenizer))
-            for context in (shape.context, *shape.contexts)
-        ),
+        plans=tuple(tiny_plan(program, context, shape, len(tokenizer)) for context in (shape.context, *shape.contexts)),
         images=images,
         tensors=tuple(random_tensor(tensor, rng) for tensor in program.tensors),
         tokenizer=tokenizer,
@@ -309,6 +368,9 @@ def main() -> None:
     parser.add_argument("--context", type=int, default=64)
     parser.add_argument("--layers", type=int, default=2)
     parser.add_argument("--hidden", type=int, default=64)
+    parser.add_argument("--slots", type=int, default=0, help="stream the layers through a ring of so many places")
+    parser.add_argument("--rows", action="store_true", help="read the embedding by rows")
+    parser.add_argument("--blocks", action="store_true", help="cut matrices into blocks of rows")
     parser.add_argument("--seed", type=int, default=0)
     given = vars(parser.parse_args())
     out = given.pop("out")

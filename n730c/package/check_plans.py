@@ -7,14 +7,17 @@ from bisect import bisect_left, insort
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
 
-from n730c.artifacts import Action, Buffer, BufferKind, Cache, Scope
-from n730c.dtypes import Format
+from n730c.artifacts import PIECE, Buffer, BufferKind, Cache, Scope, Tier
+from n730c.dtypes import TILE_ROWS, Format, matrix_bytes
 from n730c.errors import PackageError
 from n730c.package import layout as lay
+from n730c.package.check_schedule import SegmentUse, check_schedule, segment_uses
 from n730c.package.check_steps import lives
 from n730c.package.layout import (
     MAX_ARENA,
     MAX_DIM,
+    MAX_LEAD,
+    MAX_READ,
     BufferRecord,
     CacheRecord,
     EventRecord,
@@ -24,6 +27,7 @@ from n730c.package.layout import (
     ProgramRecord,
     SegmentRecord,
     StepRecord,
+    TensorRecord,
 )
 
 Range = tuple[int, int, str]  # first byte, end, whose
@@ -36,6 +40,7 @@ def _fail(plan: int, what: str, expected: object = "", found: object = "") -> Pa
 def check_plans(
     sections: Mapping[Kind, bytes],
     segments: Sequence[SegmentRecord],
+    tensors: Sequence[TensorRecord],
     buffers: Sequence[BufferRecord],
     caches: Sequence[CacheRecord],
     steps: Sequence[StepRecord],
@@ -47,6 +52,7 @@ def check_plans(
     offsets = [offset for (offset,) in lay.OFFSET.iter_unpack(sections[Kind.OFFSETS])]
     events = list(map(EventRecord._make, lay.EVENT.iter_unpack(sections[Kind.SCHEDULE])))
     spans = lives(steps, buffers, program)
+    uses = segment_uses(segments, tensors, steps, program.head_first)
     token_bytes = [Buffer(BufferKind(b.kind), Scope(b.scope), b.width).token_bytes for b in buffers]
     first_event = 0
     for i, plan in enumerate(plans):
@@ -57,15 +63,18 @@ def check_plans(
             found = f"{plan.event_count} from {plan.first_event} on"
             raise _fail(i, "its part of SCHEDULE", f"from {first_event} on, inside {len(events)}", found)
         first_event += plan.event_count
-        _check_schedule(i, events[plan.first_event : first_event], len(segments), len(steps))
         mine = placements[i * len(segments) : (i + 1) * len(segments)]
+        _check_tiers(i, mine, segments, tensors, uses)
+        check_schedule(i, events[plan.first_event : first_event], mine, segments, uses, len(steps))
         start = i * (len(buffers) + len(caches))
         middle, stop = start + len(buffers), start + len(buffers) + len(caches)
         fixed = [(plan.tokenizer_offset, plan.tokenizer_offset + len(sections[Kind.TOKENIZER]), "the tokenizer")]
+        ring: list[Range] = []
         for j, place in enumerate(mine):
-            if (place.tier, place.device, place.zero, place.zeros) != (0, 0, 0, 0) or place.offset % 4096:
-                raise _fail(i, f"placement of segment {j}", "tier 0, device 0, a multiple of 4096", tuple(place))
-            fixed.append((place.offset, place.offset + segments[j].size, f"segment {j}"))
+            size = 2 * PIECE if place.tier == Tier.ROWS else segments[j].size
+            extent = (place.offset, place.offset + size, f"segment {j}")
+            (ring if place.tier == Tier.STREAM else fixed).append(extent)
+        fixed += _union(ring)
         for j, (cache, offset) in enumerate(zip(caches, offsets[middle:stop], strict=True)):
             size = Cache(cache.kv_heads, cache.head_dim, format=Format(cache.format)).size(plan.context)
             fixed.append((offset, offset + size, f"cache {j}"))
@@ -78,9 +87,45 @@ def check_plans(
         raise PackageError("E_PLAN", "entries of SCHEDULE", expected=str(first_event), found=str(len(events)))
 
 
+def _check_tiers(
+    i: int,
+    places: Sequence[PlacementRecord],
+    segments: Sequence[SegmentRecord],
+    tensors: Sequence[TensorRecord],
+    uses: Sequence[SegmentUse],
+) -> None:
+    for j, (place, segment, use) in enumerate(zip(places, segments, uses, strict=True)):
+        if place.tier not in (Tier.RAM, Tier.STREAM, Tier.ROWS) or place.device or place.zero or place.zeros:
+            raise _fail(i, f"placement of segment {j}", "tier 0, 1 or 3 of device 0", tuple(place))
+        if place.offset % 4096 or place.offset > MAX_ARENA:
+            raise _fail(i, f"placement of segment {j}", "a multiple of 4096", place.offset)
+        if place.tier == Tier.STREAM and not use.streams:
+            raise _fail(i, f"segment {j} is streamed", "tensors that steps of the body use, EMBED aside")
+        if place.tier == Tier.ROWS:
+            tensor = tensors[segment.first_tensor]
+            whole = segment.tensor_count == 1 and use.only_embeds and tensor.layout == 1
+            if not whole or matrix_bytes(Format(tensor.format), TILE_ROWS, tensor.cols) > PIECE:
+                raise _fail(i, f"segment {j} is read by rows", f"one matrix for EMBED, tiles of at most {PIECE} bytes")
+
+
+def _union(ranges: Sequence[Range]) -> list[Range]:
+    """The ring: places of streamed segments may overlap, and count as one range where they do."""
+    merged: list[Range] = []
+    for first, end, whose in sorted(ranges):
+        if merged and first < merged[-1][1]:
+            merged[-1] = (merged[-1][0], max(end, merged[-1][1]), merged[-1][2])
+        else:
+            merged.append((first, end, whose))
+    return merged
+
+
 def _check_numbers(i: int, plan: PlanRecord) -> None:
     if plan.arena_bytes % 4096 or plan.arena_bytes > MAX_ARENA:
         raise _fail(i, "arena bytes", f"a multiple of 4096, at most {MAX_ARENA}", plan.arena_bytes)
+    if not 1 <= plan.reads_in_flight <= MAX_LEAD:
+        raise _fail(i, "reads in flight", f"1 … {MAX_LEAD}", plan.reads_in_flight)
+    if not PIECE <= plan.read_bytes <= MAX_READ or plan.read_bytes % PIECE:
+        raise _fail(i, "bytes of one read", f"a multiple of {PIECE}, at most {MAX_READ}", plan.read_bytes)
     if plan.vram_bytes or plan.zero or any(plan.zeros):
         raise _fail(i, "VRAM bytes and reserved bytes", "zeros")
     if not 1 <= plan.context <= MAX_DIM:
@@ -89,27 +134,10 @@ def _check_numbers(i: int, plan: PlanRecord) -> None:
         raise _fail(i, "batch", "1 … 4096", plan.batch)
     if not 1 <= plan.head_batch <= plan.batch:
         raise _fail(i, "head batch", f"1 … {plan.batch}", plan.head_batch)
-    for value in (plan.decode_tokens_per_s, plan.prefill_tokens_per_s, plan.first_token_s):
+    predictions = (plan.decode_tokens_per_s, plan.prefill_tokens_per_s, plan.first_token_s)
+    for value in (*predictions, plan.disk_bytes_per_s):
         if not (math.isfinite(value) and value >= 0):
             raise _fail(i, "a prediction", "finite, ≥ 0", value)
-
-
-def _check_schedule(i: int, events: Sequence[EventRecord], segment_count: int, step_count: int) -> None:
-    if len(events) < segment_count:
-        raise _fail(i, "LOADs in the schedule", segment_count, f"{len(events)} entries")
-    step = 0
-    for j, event in enumerate(events):
-        if j < segment_count:
-            if event != (Action.LOAD, 0, j, 0, 0):
-                raise _fail(i, f"schedule entry {j}", f"LOAD {j}", tuple(event))
-        elif (event.action, event.zero, event.a, event.c) != (Action.RUN, 0, step, 0) or event.b == 0:
-            raise _fail(i, f"schedule entry {j}", f"RUN from step {step} on", tuple(event))
-        else:
-            step += event.b
-            if step > step_count:
-                raise _fail(i, f"schedule entry {j}", f"at most {step_count} steps", step)
-    if step != step_count:
-        raise _fail(i, "steps that the schedule runs", step_count, step)
 
 
 def _check_arena(

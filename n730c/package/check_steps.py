@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from n730c.artifacts import NONE, BufferKind, Scope, StepOp
-from n730c.dtypes import Format
+from n730c.dtypes import TILE_ROWS, Format
 from n730c.errors import PackageError
 from n730c.package import layout as lay
 from n730c.package.layout import MAX_DIM, BufferRecord, CacheRecord, ProgramRecord, StepRecord, TensorRecord
@@ -30,7 +30,7 @@ FORMS: dict[StepOp, Form] = {
     StepOp.EMBED: Form(inputs=0, weight=True, in_head=False),
     StepOp.RMS_NORM: Form(weight=True, floats=1),
     StepOp.QUANTIZE: Form(),
-    StepOp.LINEAR: Form(weight=True, bias=True),
+    StepOp.LINEAR: Form(weight=True, bias=True, ints=1),
     StepOp.ROPE_TABLE: Form(inputs=0, weight=True, floats=1, in_head=False),
     StepOp.ROPE: Form(inputs=2, ints=3, in_head=False, in_place=(0,)),
     StepOp.KV_STORE: Form(inputs=2, out=False, ints=1, in_head=False),
@@ -59,6 +59,8 @@ def check_steps(
         if wrong is None:
             in_head = i >= program.head_first
             wrong = _order(step, buffers, written, in_head) or _shapes(step, tensors, buffers, caches, stored, program)
+        if wrong is None:
+            wrong = _block(steps, i, tensors, buffers, program.head_first)
         if wrong is not None:
             name = StepOp(step.op).name if step.op in FORMS else step.op
             raise PackageError("E_STEP", f"step {i} ({name}): {wrong}")
@@ -138,9 +140,11 @@ def _shapes(
             if weight is None or is_vector:
                 return "weight (expected a matrix)"
             kinds = [BufferKind.Q8 if Format(weight.format).is_integer else BufferKind.F32]
-            widths, out_width = [weight.cols], weight.rows
-            if step.bias != NONE and (tensors[step.bias].layout, tensors[step.bias].cols) != (0, out_width):
-                return f"bias (expected a vector of {out_width})"
+            widths = [weight.cols]
+            if step.p0 < 0 or step.p0 % TILE_ROWS or step.p0 + weight.rows > out_width:
+                return f"first row (expected a multiple of {TILE_ROWS} with room in {out_width}, found {step.p0})"
+            if step.bias != NONE and (tensors[step.bias].layout, tensors[step.bias].cols) != (0, weight.rows):
+                return f"bias (expected a vector of {weight.rows})"
         case StepOp.RMS_NORM:
             if weight is None or not is_vector:
                 return "weight (expected a vector)"
@@ -179,6 +183,32 @@ def _shapes(
     if form.out and (buffers[step.out].kind, buffers[step.out].width) != (out_kind, out_width):
         found = buffers[step.out]
         return f"out (expected {out_kind.name} of {out_width}, found kind {found.kind} of {found.width})"
+    return None
+
+
+def _block(
+    steps: Sequence[StepRecord],
+    i: int,
+    tensors: Sequence[TensorRecord],
+    buffers: Sequence[BufferRecord],
+    head_first: int,
+) -> str | None:
+    """Blocks of rows of one matrix follow each other at once and fill ``out``."""
+    step = steps[i]
+    if step.op != StepOp.LINEAR:
+        return None
+
+    def goes_on(before: StepRecord, after: StepRecord) -> bool:
+        """Only for a ``before`` that was checked."""
+        same = (after.op, after.in0, after.out) == (StepOp.LINEAR, before.in0, before.out)
+        return same and after.p0 == before.p0 + tensors[before.weight].rows
+
+    at_border = i == head_first
+    if step.p0 and (i == 0 or at_border or steps[i - 1].op != StepOp.LINEAR or not goes_on(steps[i - 1], step)):
+        return f"first row {step.p0} (expected to follow the block before it)"
+    left = step.p0 + tensors[step.weight].rows < buffers[step.out].width
+    if left and (i + 1 == len(steps) or i + 1 == head_first or not goes_on(step, steps[i + 1])):
+        return "rows of out are left (expected the next block right behind)"
     return None
 
 

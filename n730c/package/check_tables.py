@@ -8,7 +8,7 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-from n730c.artifacts import NONE, BufferKind, Isa, Maker, Scope, StepOp
+from n730c.artifacts import NONE, PIECE, BufferKind, Isa, Maker, Scope, StepOp
 from n730c.dtypes import Format, matrix_bytes, round_up, vector_bytes
 from n730c.errors import PackageError
 from n730c.package import layout as lay
@@ -105,10 +105,10 @@ def check_tensors(table: bytes, names: bytes, segment_count: int) -> list[Tensor
 
 
 def check_segments(
-    table: bytes, tensors: Sequence[TensorRecord], first_segment: int, file_bytes: int
+    table: bytes, sum_count: int, tensors: Sequence[TensorRecord], first_segment: int, file_bytes: int
 ) -> list[SegmentRecord]:
     segments = list(map(SegmentRecord._make, lay.SEGMENT.iter_unpack(table)))
-    at, tensor = first_segment, 0
+    at, tensor, first_sum = first_segment, 0, 0
     for i, s in enumerate(segments):
 
         def fail(what: str, expected: str = "", found: str = "", i: int = i) -> PackageError:
@@ -118,6 +118,9 @@ def check_segments(
             raise fail("offset", str(at), str(s.offset))
         if s.size == 0 or s.size % 4096 or s.size > file_bytes - at:
             raise fail("size", f"a multiple of 4096, at most {file_bytes - at}", str(s.size))
+        if s.first_sum != first_sum:
+            raise fail("first sum", str(first_sum), str(s.first_sum))
+        first_sum += -(-s.size // PIECE)
         if s.first_tensor != tensor or not 1 <= s.tensor_count <= len(tensors) - tensor:
             raise fail("tensors", f"1 or more from {tensor} on", f"{s.tensor_count} from {s.first_tensor} on")
         end = 0
@@ -136,6 +139,8 @@ def check_segments(
             expected=f"{len(tensors)} tensors and the file to byte {file_bytes}",
             found=f"{tensor}, {at}",
         )
+    if first_sum != sum_count:
+        raise PackageError("E_SEGMENT", "records of SUMS", expected=str(first_sum), found=str(sum_count))
     return segments
 
 

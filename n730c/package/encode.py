@@ -7,7 +7,7 @@ import struct
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from n730c.artifacts import NONE, KernelImage, Plan, Program, segment_layout
+from n730c.artifacts import NONE, PIECE, KernelImage, Plan, Program, segment_layout
 from n730c.dtypes import round_up
 from n730c.errors import InvalidIR
 from n730c.package import layout as lay
@@ -22,7 +22,7 @@ def encode_sections(
     chat: str,
     meta: Mapping[str, Any],
 ) -> dict[Kind, bytes]:
-    """All sections; SEGMENTS has its size but not yet its bytes, which need checksums (``segment_table``).
+    """All sections; SEGMENTS and SUMS have their sizes but not yet their bytes (``segment_table``, ``sum_table``).
 
     Raises InvalidIR if a value does not fit its field.
     """
@@ -66,6 +66,7 @@ def _sections(
         **_image_sections(images),
         Kind.TOKENIZER: tokenizer,
         Kind.CHAT: chat.encode(),
+        Kind.SUMS: bytes(lay.SUM.size * sum(piece_count(s.size) for s in program.segments)),
     }
 
 
@@ -85,12 +86,24 @@ def _tensor_table(program: Program, names: Sequence[bytes]) -> bytes:
     return bytes(table)
 
 
-def segment_table(program: Program, start: int, hashes: Sequence[int]) -> bytes:
+def piece_count(segment_bytes: int) -> int:
+    """Pieces that a segment is checked in."""
+    return -(-segment_bytes // PIECE)
+
+
+def segment_table(program: Program, start: int) -> bytes:
+    """SEGMENTS, the first of them at byte ``start`` of the file."""
     table = bytearray()
-    for segment, digest in zip(program.segments, hashes, strict=True):
-        table += lay.SEGMENT.pack(start, segment.size, digest, segment.first_tensor, segment.tensor_count)
+    first_sum = 0
+    for segment in program.segments:
+        table += lay.SEGMENT.pack(start, segment.size, first_sum, segment.first_tensor, segment.tensor_count)
         start += segment.size
+        first_sum += piece_count(segment.size)
     return bytes(table)
+
+
+def sum_table(sums: Sequence[int]) -> bytes:
+    return b"".join(map(lay.SUM.pack, sums))
 
 
 def _step_table(program: Program) -> bytes:
@@ -110,7 +123,8 @@ def _plan_table(plans: Sequence[Plan]) -> bytes:
         table += lay.PLAN.pack(
             *(p.arena_bytes, p.vram_bytes, p.context, p.batch, p.head_batch, 0, p.tokenizer_offset),
             *(first, len(p.schedule), p.disk_bytes_per_token),
-            *(p.decode_tokens_per_s, p.prefill_tokens_per_s, p.first_token_s, bytes(48)),
+            *(p.decode_tokens_per_s, p.prefill_tokens_per_s, p.first_token_s),
+            *(p.disk_bytes_per_s, p.read_bytes, p.reads_in_flight, bytes(32)),
         )
         first += len(p.schedule)
     return bytes(table)

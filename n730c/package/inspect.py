@@ -34,8 +34,8 @@ def describe(package: Package) -> dict[str, Any]:
             if (of := [t for t in program.tensors if t.format == fmt])
         },
         "segments": [
-            {"offset": offset, "size": s.size, "tensors": s.tensor_count, "xxh3": f"{digest:016x}"}
-            for s, offset, digest in zip(program.segments, package.segment_offsets, package.segment_hashes, strict=True)
+            {"offset": offset, "size": s.size, "tensors": s.tensor_count}
+            for s, offset in zip(program.segments, package.segment_offsets, strict=True)
         ],
         "tensors": [
             {

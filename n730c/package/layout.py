@@ -12,10 +12,12 @@ HEADER_BYTES = 4096
 SECTION_ALIGN = 64
 MAX_DIM = 1 << 24  # rows, columns, widths, positions
 MAX_ARENA = 1 << 46
+MAX_READ = 1 << 26  # bytes of one read
+MAX_LEAD = 64  # reads that may be begun before their forerunners are used up; also most reads in flight
 
 HEADER = Struct(">8sHHIQII")  # magic, major, minor, header size, file size, section count, reserved
 SECTION = Struct(">IIQQQ")  # kind, reserved, offset, size, XXH3
-SECTION_COUNT = 17
+SECTION_COUNT = 18
 SECTION_TABLE_END = HEADER.size + SECTION_COUNT * SECTION.size
 HEADER_HASHED = HEADER_BYTES - 8  # the rest is the XXH3 of what is before
 
@@ -40,6 +42,7 @@ class Kind(IntEnum):
     CODE = 15
     TOKENIZER = 16
     CHAT = 17
+    SUMS = 18
 
 
 class Limit(NamedTuple):
@@ -66,6 +69,7 @@ LIMITS: dict[Kind, Limit] = {
     Kind.CODE: Limit(1, 0, 256 << 20),
     Kind.TOKENIZER: Limit(1, 0, 256 << 20),
     Kind.CHAT: Limit(1, 0, 1 << 20),
+    Kind.SUMS: Limit(8, 1, 1 << 24),
 }
 
 
@@ -86,7 +90,7 @@ class TensorRecord(NamedTuple):
 class SegmentRecord(NamedTuple):
     offset: int  # bytes from the start of the file
     size: int
-    hash: int
+    first_sum: int  # index into SUMS
     first_tensor: int
     tensor_count: int
 
@@ -149,6 +153,9 @@ class PlanRecord(NamedTuple):
     decode_tokens_per_s: float
     prefill_tokens_per_s: float
     first_token_s: float
+    disk_bytes_per_s: float
+    read_bytes: int
+    reads_in_flight: int
     zeros: bytes
 
 
@@ -198,10 +205,11 @@ CACHE = Struct(">IIIB3s")
 STEP = Struct(">HHIIIIIIII6i16s20s")
 FLOATS = Struct(">4f")
 PROGRAM = Struct(">III20s")
-PLAN = Struct(">QQIIIIQIIQddd48s")
+PLAN = Struct(">QQIIIIQIIQddddII32s")
 PLACEMENT = Struct(">BBHIQ")
 OFFSET = Struct(">Q")
 EVENT = Struct(">HHIII")
+SUM = Struct(">Q")
 KERNEL = Struct(">HBBII20s")
 IMAGES_HEAD = Struct(">IIQ")  # count, reserved, reserved
 IMAGE = Struct(">IIQQQ")

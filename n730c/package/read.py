@@ -54,7 +54,6 @@ class Package:
     tensor_offsets: tuple[int, ...]  # bytes from the start of the file
     tensor_segments: tuple[int, ...]
     segment_offsets: tuple[int, ...]
-    segment_hashes: tuple[int, ...]  # XXH3; ``validate(path, full=True)`` compares them
 
     def tensor_bytes(self, tensor: int) -> bytes:
         """The stored bytes of one tensor, read now. Raises PackageError if the file has gone or shrunk."""
@@ -121,7 +120,6 @@ def read_package(path: Path | str) -> Package:
         tensor_offsets=tuple(segments[t.segment].offset + t.offset for t in tensors),
         tensor_segments=tuple(t.segment for t in tensors),
         segment_offsets=tuple(s.offset for s in segments),
-        segment_hashes=tuple(s.hash for s in segments),
     )
 
 
@@ -168,6 +166,9 @@ def _plans(sections: dict[Kind, bytes], program: Program) -> tuple[Plan, ...]:
             decode_tokens_per_s=p.decode_tokens_per_s,
             prefill_tokens_per_s=p.prefill_tokens_per_s,
             first_token_s=p.first_token_s,
+            disk_bytes_per_s=p.disk_bytes_per_s,
+            read_bytes=p.read_bytes,
+            reads_in_flight=p.reads_in_flight,
         )
         plans.append(plan)
     return tuple(plans)

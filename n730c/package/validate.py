@@ -14,6 +14,7 @@ from typing import BinaryIO, NamedTuple
 
 import xxhash
 
+from n730c.artifacts import PIECE
 from n730c.dtypes import round_up
 from n730c.errors import PackageError
 from n730c.package import layout as lay
@@ -30,8 +31,6 @@ from n730c.package.check_tables import (
 )
 from n730c.package.layout import Kind
 from n730c.tokenizer_format import validate_tokenizer
-
-_CHUNK = 1 << 20
 
 
 class Extent(NamedTuple):
@@ -110,13 +109,15 @@ def _check_sections(sections: dict[Kind, bytes], first_segment: int, file_bytes:
     segment_count = len(sections[Kind.SEGMENTS]) // lay.SEGMENT.size
     kernel_count = len(sections[Kind.KERNELS]) // lay.KERNEL.size
     tensors = check_tensors(sections[Kind.TENSORS], sections[Kind.NAMES], segment_count)
-    segments = check_segments(sections[Kind.SEGMENTS], tensors, first_segment, file_bytes)
+    segments = check_segments(
+        sections[Kind.SEGMENTS], len(sections[Kind.SUMS]) // lay.SUM.size, tensors, first_segment, file_bytes
+    )
     buffers = check_buffers(sections[Kind.BUFFERS])
     caches = check_caches(sections[Kind.CACHES])
     program = lay.ProgramRecord._make(lay.PROGRAM.unpack(sections[Kind.PROGRAM]))
     steps = check_steps(sections[Kind.STEPS], tensors, buffers, caches, kernel_count, program)
     check_program(program, steps, buffers)
-    check_plans(sections, segments, buffers, caches, steps, program)
+    check_plans(sections, segments, tensors, buffers, caches, steps, program)
     kernels = check_kernels(sections[Kind.KERNELS], steps, tensors)
     check_images(sections[Kind.IMAGES], sections[Kind.CODE], len(kernels))
     wrong = validate_tokenizer(sections[Kind.TOKENIZER], program.vocab)
@@ -188,19 +189,28 @@ def _check_section_table(header: bytes, file_bytes: int) -> dict[Kind, Extent]:
 
 
 def _check_segment_bytes(file: BinaryIO, sections: dict[Kind, bytes]) -> None:
-    """Every segment's checksum and the padding in it; one pass over the file, 1 MiB at a time."""
+    """Every piece's checksum and the padding in it; one pass over the file, piece by piece."""
     tensors = list(map(lay.TensorRecord._make, lay.TENSOR.iter_unpack(sections[Kind.TENSORS])))
+    sums = [value for (value,) in lay.SUM.iter_unpack(sections[Kind.SUMS])]
     dirty: PackageError | None = None
     for index, segment in enumerate(map(lay.SegmentRecord._make, lay.SEGMENT.iter_unpack(sections[Kind.SEGMENTS]))):
         mine = tensors[segment.first_tensor : segment.first_tensor + segment.tensor_count]
         starts = [t.offset for t in mine[1:]] + [segment.size]
         gaps = [(t.offset + t.size, start) for t, start in zip(mine, starts, strict=True)]
         gaps.insert(0, (0, mine[0].offset))
-        digest = xxhash.xxh3_64()
         gap = 0
-        for at in range(0, segment.size, _CHUNK):
-            chunk = _read(file, segment.offset + at, min(_CHUNK, segment.size - at))
-            digest.update(chunk)
+        for piece, at in enumerate(range(0, segment.size, PIECE)):
+            chunk = _read(file, segment.offset + at, min(PIECE, segment.size - at))
+            found = xxhash.xxh3_64_intdigest(chunk)
+            expected = sums[segment.first_sum + piece]
+            if found != expected:
+                raise PackageError(
+                    "E_SEGMENT_CHECKSUM",
+                    f"segment {index} is damaged at byte {segment.offset + at} of the file",
+                    expected=f"XXH3 {expected:016x}",
+                    found=f"{found:016x}",
+                    hint="Copy or build the file again.",
+                )
             while gap < len(gaps) and gaps[gap][0] < at + len(chunk):
                 first, last = gaps[gap]
                 padding = chunk[max(first - at, 0) : max(last - at, 0)]
@@ -209,14 +219,6 @@ def _check_segment_bytes(file: BinaryIO, sections: dict[Kind, bytes]) -> None:
                 if last > at + len(chunk):
                     break  # goes on in the next chunk
                 gap += 1
-        if digest.intdigest() != segment.hash:
-            raise PackageError(
-                "E_SEGMENT_CHECKSUM",
-                f"segment {index} is damaged",
-                expected=f"XXH3 {segment.hash:016x}",
-                found=digest.hexdigest(),
-                hint="Copy or build the file again.",
-            )
     if dirty is not None:
         raise dirty
 

@@ -16,11 +16,11 @@ from typing import Any, BinaryIO
 
 import xxhash
 
-from n730c.artifacts import KernelImage, Plan, Program, segment_layout
+from n730c.artifacts import PIECE, KernelImage, Plan, Program, segment_layout
 from n730c.dtypes import round_up
 from n730c.errors import InvalidIR, UsageError
 from n730c.package import layout as lay
-from n730c.package.encode import encode_sections, segment_table
+from n730c.package.encode import encode_sections, segment_table, sum_table
 from n730c.package.layout import Kind
 from n730c.package.validate import validate
 
@@ -62,8 +62,9 @@ def write_package(
         raise _no_space(path, total, free)
     try:
         with _signals_raise(), _temporary(path) as (temporary, file):
-            hashes = _write_segments(file, first_segment, total, program, tensor_bytes, progress)
-            sections[Kind.SEGMENTS] = segment_table(program, first_segment, hashes)
+            sums = _write_segments(file, first_segment, total, program, tensor_bytes, progress)
+            sections[Kind.SEGMENTS] = segment_table(program, first_segment)
+            sections[Kind.SUMS] = sum_table(sums)
             file.seek(0)
             file.write(_front(sections, offsets, first_segment, total))
             file.flush()
@@ -134,12 +135,12 @@ def _write_segments(
     tensor_bytes: Callable[[int], bytes],
     progress: Progress | None,
 ) -> list[int]:
-    """Write all segments from ``start`` on; returns the XXH3 of each."""
-    hashes = []
+    """Write all segments from ``start`` on; returns the XXH3 of each piece."""
+    sums: list[int] = []
     file.seek(start)
     done = start
     for segment in program.segments:
-        digest = xxhash.xxh3_64()
+        pieces = _PieceSums()
         ids = range(segment.first_tensor, segment.first_tensor + segment.tensor_count)
         at = 0
         places, size = segment_layout([program.tensors[i] for i in ids])
@@ -156,18 +157,47 @@ def _write_segments(
             if len(data) != tensor.size:
                 raise InvalidIR(f"tensor {tensor.name}", expected=f"{tensor.size} bytes", found=str(len(data)))
             for part in (bytes(place - at), data):
-                digest.update(part)
+                pieces.update(part)
                 file.write(part)
             at = place + len(data)
             del data, part  # or two tensors would be held while the next one is made
             if progress is not None:
                 progress(done + at, total)
         padding = bytes(size - at)
-        digest.update(padding)
+        pieces.update(padding)
         file.write(padding)
-        hashes.append(digest.intdigest())
+        sums += pieces.end()
         done += size
-    return hashes
+    return sums
+
+
+class _PieceSums:
+    """The XXH3 of each piece of one segment, from parts of any size."""
+
+    def __init__(self) -> None:
+        self.sums: list[int] = []
+        self.digest = xxhash.xxh3_64()
+        self.filled = 0  # bytes of the piece that is open
+
+    def update(self, data: bytes) -> None:
+        view = memoryview(data)
+        while len(view):
+            part = view[: PIECE - self.filled]
+            self.digest.update(part)
+            self.filled += len(part)
+            view = view[len(part) :]
+            if self.filled == PIECE:
+                self._close()
+
+    def end(self) -> list[int]:
+        if self.filled:
+            self._close()
+        return self.sums
+
+    def _close(self) -> None:
+        self.sums.append(self.digest.intdigest())
+        self.digest.reset()
+        self.filled = 0
 
 
 def _front(sections: Mapping[Kind, bytes], offsets: Mapping[Kind, int], first_segment: int, total: int) -> bytes:

@@ -14,7 +14,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
 
-from n730c.artifacts import NONE, Isa, StepOp
+from n730c.artifacts import NONE, PIECE, Action, Isa, StepOp, Tier
 from n730c.dtypes import Format
 from n730c.package.layout import Kind
 from tests.hostile_packages.forge import U64, Forge, in_header, in_section_table, reseal
@@ -25,6 +25,7 @@ PLAIN = Shape(
 )
 RICH = replace(PLAIN, format=Format.INT4, layers=2, images=(Isa.SSE2, Isa.AVX2), contexts=(4,), tied=True)
 FLOAT = replace(PLAIN, format=Format.BF16, split_silu=True)
+STREAMED = replace(PLAIN, layers=3, ffn=40, slots=2, rows=True, blocks=True)
 
 
 class Case(NamedTuple):
@@ -42,7 +43,20 @@ def good(shape: Shape = RICH) -> bytes:
 
 def cases() -> Iterator[Case]:
     """All of them, in the order of FORMAT.md, section 5."""
-    for group in (_file, _sections, _meta, _tensors, _segments, _buffers, _steps, _program, _plans, _kernels, _rest):
+    for group in (
+        _file,
+        _sections,
+        _meta,
+        _tensors,
+        _segments,
+        _buffers,
+        _steps,
+        _program,
+        _plans,
+        _streams,
+        _kernels,
+        _rest,
+    ):
         yield from group()
 
 
@@ -81,7 +95,7 @@ def _file() -> Iterator[Case]:
     yield _bytes("file_size_of_2_to_the_64", "E_TRUNCATED", in_header(data, 16, b"\xff" * 8))
     yield _bytes("sixteen_sections", "E_HEADER", in_header(data, 24, struct.pack(">I", 16)))
     yield _bytes("four_billion_sections", "E_HEADER", in_header(data, 24, b"\xff" * 4))
-    yield _bytes("message_in_reserved_header_bytes", "E_HEADER", in_header(data, 576, b"hello"))
+    yield _bytes("message_in_reserved_header_bytes", "E_HEADER", in_header(data, 608, b"hello"))
     yield _bytes("message_in_the_reserved_word", "E_HEADER", in_header(data, 28, b"\0\0\0\1"))
 
 
@@ -227,9 +241,13 @@ def _segments() -> Iterator[Case]:
         "without_tensors": {"tensor_count": 0},
         "takes_the_next_ones_tensors": {"tensor_count": s0.tensor_count + 1},
         "of_four_billion_tensors": {"tensor_count": NONE},
+        "with_sums_of_another": {"first_sum": 1},
+        "with_sums_that_overflow": {"first_sum": U64},
     }.items():
         yield _edited(f"segment_{name}", "E_SEGMENT", segments, 0, **fields)
     yield _edited("segments_overlap", "E_SEGMENT", segments, 1, offset=s0.offset)
+    yield _forged("sums_one_short", "E_SEGMENT", lambda f: f.sections[Kind.SUMS].__delitem__(slice(-8, None)))
+    yield _forged("sums_of_no_piece", "E_SEGMENT", lambda f: f.sections[Kind.SUMS].extend(bytes(8)))
     last = forge.count(segments) - 1
     left = forge.record(segments, last).tensor_count - 1
     yield _edited("segments_leave_a_tensor_out", "E_SEGMENT", segments, last, tensor_count=left)
@@ -419,7 +437,14 @@ def _plans() -> Iterator[Case]:
         "without_head_batch": {"head_batch": 0},
         "head_batch_over_batch": {"head_batch": plan.batch + 1},
         "reserved_word": {"zero": 1},
-        "reserved_bytes": {"zeros": bytes(47) + b"\1"},
+        "reserved_bytes": {"zeros": bytes(31) + b"\1"},
+        "disk_speed_nan": {"disk_bytes_per_s": float("nan")},
+        "disk_speed_negative": {"disk_bytes_per_s": -1.0},
+        "reads_of_no_bytes": {"read_bytes": 0},
+        "reads_of_half_a_piece": {"read_bytes": PIECE // 2},
+        "reads_of_four_billion_bytes": {"read_bytes": NONE - PIECE + 1},
+        "no_reads_in_flight": {"reads_in_flight": 0},
+        "65_reads_in_flight": {"reads_in_flight": 65},
         "tokenizer_outside_the_arena": {"tokenizer_offset": plan.arena_bytes},
         "tokenizer_offset_overflows": {"tokenizer_offset": U64 - 63},
         "tokenizer_on_the_weights": {"tokenizer_offset": 0},
@@ -490,6 +515,70 @@ def _plans() -> Iterator[Case]:
     ):
         yield _edited(f"schedule_{name}", "E_PLAN", Kind.SCHEDULE, index, **fields)
     yield _forged("schedule_entries_of_no_plan", "E_PLAN", lambda f: f.sections[Kind.SCHEDULE].extend(bytes(16)))
+
+
+def _streams() -> Iterator[Case]:
+    """Lies about what is read when, told to a package that streams its layers, reads rows and has blocks."""
+    forge = Forge(good(STREAMED))
+    steps, places, schedule = Kind.STEPS, Kind.PLACEMENTS, Kind.SCHEDULE
+    second = next(i for i in range(forge.count(steps)) if forge.record(steps, i).p0 and _op(forge, i) == StepOp.LINEAR)
+    width = forge.record(Kind.BUFFERS, forge.record(steps, second).out).width
+    for name, (index, fields) in {
+        "starts_late": (second - 1, {"p0": 16}),
+        "starts_within_the_one_before": (second, {"p0": 8}),
+        "starts_where_it_did": (second, {"p0": 0}),
+        "starts_before_zero": (second, {"p0": -16}),
+        "reaches_beyond_out": (second, {"p0": width}),
+        "starts_at_two_billion": (second, {"p0": (1 << 31) - 16}),
+        "with_a_second_number": (second, {"p1": 1}),
+    }.items():
+        yield _edited(f"block_{name}", "E_STEP", steps, index, STREAMED, **fields)
+
+    last = forge.count(Kind.SEGMENTS) - 1
+    streamed = [i for i in range(last + 1) if forge.record(places, i).tier == Tier.STREAM]
+    ram = next(i for i in range(last + 1) if forge.record(places, i).tier == Tier.RAM)
+    ring = forge.record(places, streamed[1])
+    for name, (index, fields) in {
+        "head_streamed": (last, {"tier": Tier.STREAM}),
+        "table_streamed": (ram, {"tier": Tier.STREAM}),
+        "embedding_streamed": (0, {"tier": Tier.STREAM}),
+        "embedding_in_vram": (0, {"tier": Tier.VRAM}),
+        "unknown": (0, {"tier": 4}),
+        "layer_by_rows": (streamed[0], {"tier": Tier.ROWS}),
+        "head_by_rows": (last, {"tier": Tier.ROWS}),
+        "rows_end_outside_the_arena": (0, {"offset": forge.record(Kind.PLANS, 0).arena_bytes - PIECE}),
+        "rows_over_the_ring": (0, {"offset": ring.offset}),
+        "ring_over_the_head": (streamed[0], {"offset": forge.record(places, last).offset}),
+        "ring_outside_the_arena": (streamed[0], {"offset": forge.record(Kind.PLANS, 0).arena_bytes}),
+        "ring_offset_overflows": (streamed[0], {"offset": U64 - 4095}),
+        "ring_not_on_a_page": (streamed[0], {"offset": ring.offset + 64}),
+        "two_reads_in_one_place": (streamed[0], {"offset": ring.offset}),
+    }.items():
+        yield _edited(f"tier_{name}", "E_PLAN", places, index, STREAMED, **fields)
+
+    loads = sum(forge.record(places, i).tier == Tier.RAM for i in range(last + 1))
+    count = forge.count(schedule)
+    waits = [i for i in range(count) if forge.record(schedule, i).action == Action.WAIT]
+    for name, (index, fields) in {
+        "reads_before_loading": (0, {"action": Action.READ, "b": 1}),
+        "loads_what_it_streams": (loads, {"action": Action.LOAD, "b": 0}),
+        "reads_out_of_order": (loads, {"a": streamed[1]}),
+        "reads_without_lead": (loads, {"b": 0}),
+        "reads_with_too_much_lead": (loads + 3, {"b": 3}),
+        "reads_with_a_lead_of_65": (loads + 3, {"b": 65}),
+        "reads_with_a_lead_of_four_billion": (loads + 3, {"b": NONE}),
+        "read_with_c": (loads, {"c": 1}),
+        "waits_for_another": (waits[0], {"a": streamed[1]}),
+        "waits_with_b": (waits[0], {"b": 1}),
+        "runs_instead_of_waiting": (waits[0], {"action": Action.RUN, "a": 0, "b": 1}),
+        "runs_past_a_wait": (waits[0] - 1, {"b": forge.record(schedule, waits[0] - 1).b + 1}),
+        "waits_at_the_end": (count - 1, {"action": Action.WAIT, "a": streamed[0], "b": 0}),
+    }.items():
+        yield _edited(f"schedule_{name}", "E_PLAN", schedule, index, STREAMED, **fields)
+
+
+def _op(forge: Forge, step: int) -> int:
+    return int(forge.record(Kind.STEPS, step).op)
 
 
 def _kernels() -> Iterator[Case]:
@@ -570,7 +659,7 @@ def _rest() -> Iterator[Case]:
     data = good()
     yield _bytes("byte_of_a_weight_changed", "E_SEGMENT_CHECKSUM", _xor(data, forge.first_segment))
     yield _bytes("last_byte_of_the_file_changed", "E_SEGMENT_CHECKSUM", _xor(data, len(data) - 1))
-    yield _edited("segment_checksum_changed", "E_SEGMENT_CHECKSUM", Kind.SEGMENTS, 0, hash=1)
+    yield _forged("segment_checksum_changed", "E_SEGMENT_CHECKSUM", lambda f: f.poke(Kind.SUMS, 0, bytes(8)))
 
     def message(f: Forge) -> None:
         f.weights[-1] = 1
@@ -594,7 +683,7 @@ def _rest() -> Iterator[Case]:
         message_at = f.record(Kind.SEGMENTS, 0).size - 1
         f.weights[message_at] = 1
         f.rehash_segments()
-        f.edit(Kind.SEGMENTS, f.count(Kind.SEGMENTS) - 1, hash=0)
+        f.poke(Kind.SUMS, len(f.sections[Kind.SUMS]) - 8, bytes(8))
 
     yield _forged("dirt_first_and_damage_later", "E_SEGMENT_CHECKSUM", both)
 
@@ -605,7 +694,13 @@ def _xor(data: bytes, at: int) -> bytes:
 
 def accepted() -> Iterator[tuple[str, bytes]]:
     """Odd packages that break no rule: both validators must take them."""
-    for name, shape in (("plain", PLAIN), ("rich", RICH), ("float", FLOAT), ("f16", replace(FLOAT, format=Format.F16))):
+    for name, shape in (
+        ("plain", PLAIN),
+        ("rich", RICH),
+        ("float", FLOAT),
+        ("f16", replace(FLOAT, format=Format.F16)),
+        ("streamed", STREAMED),
+    ):
         yield name, good(shape)
     metas = {
         "empty_object": b"{}",

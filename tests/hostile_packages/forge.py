@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import xxhash
 
-from n730c.artifacts import StepOp
+from n730c.artifacts import PIECE, StepOp
 from n730c.dtypes import round_up
 from n730c.package import layout as lay
 from n730c.package.layout import Kind
@@ -90,16 +90,19 @@ class Forge:
     def rehash_segments(self) -> Forge:
         """Make the segments' checksums fit ``weights``."""
         at = 0
+        sums = b""
         for i in range(self.count(Kind.SEGMENTS)):
-            size = self.record(Kind.SEGMENTS, i).size
-            self.edit(Kind.SEGMENTS, i, hash=xxhash.xxh3_64_intdigest(bytes(self.weights[at : at + size])))
-            at += size
-        return self
+            segment = bytes(self.weights[at : at + self.record(Kind.SEGMENTS, i).size])
+            pieces = (segment[start : start + PIECE] for start in range(0, len(segment), PIECE))
+            sums += b"".join(map(xxhash.xxh3_64_digest, pieces))
+            at += len(segment)
+        return self.replace(Kind.SUMS, sums)
 
     def build(self) -> bytes:
         """The file. Segments' offsets move along with the sections; what is wrong with them stays wrong."""
         offsets = {kind: self.offset(kind) for kind in Kind}
-        end = offsets[Kind.CHAT] + len(self.sections[Kind.CHAT])
+        last = max(Kind)
+        end = offsets[last] + len(self.sections[last])
         first_segment = round_up(end, lay.HEADER_BYTES)
         for i in range(self.count(Kind.SEGMENTS)):
             moved = self.record(Kind.SEGMENTS, i).offset + first_segment - self.first_segment

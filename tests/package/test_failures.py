@@ -197,7 +197,7 @@ def test_memory_is_bounded(tmp_path: Path) -> None:
         shape = Shape(format=Format.F16, **big)
         program = tiny_program(shape)
         tokenizer = tiny_tokenizer(2048)
-        plan = tiny_plan(program, 8, 1, 1, len(tokenizer))
+        plan = tiny_plan(program, 8, Shape(batch=1, head_batch=1), len(tokenizer))
         before = peak()
         write_package(sys.argv[1], program, (plan,), (), lambda i: bytes(program.tensors[i].size), tokenizer, "", {})
         written = peak() - before
