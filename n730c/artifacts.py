@@ -5,6 +5,7 @@ They mirror the records of runtime/FORMAT.md one to one; ``package.py`` turns th
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import IntEnum
@@ -81,6 +82,17 @@ class Tensor:
     def size(self) -> int:
         """Bytes in the file."""
         return vector_bytes(self.cols) if self.is_vector else matrix_bytes(self.format, self.rows, self.cols)
+
+
+def block_name(name: str, first: int, last: int) -> str:
+    """The name of rows ``first`` to ``last`` (exclusive) of a tensor that is stored in parts."""
+    return f"{name}[{first}:{last}]"
+
+
+def split_block_name(name: str) -> tuple[str, slice]:
+    """The tensor and the rows that a stored tensor's name stands for."""
+    match = re.fullmatch(r"(.+)\[(\d+):(\d+)\]", name)
+    return (match[1], slice(int(match[2]), int(match[3]))) if match else (name, slice(None))
 
 
 @dataclass(frozen=True)

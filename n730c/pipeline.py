@@ -6,6 +6,7 @@ import json
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from n730c.artifacts import Plan, Program
+from n730c.artifacts import Plan, Program, split_block_name
 from n730c.codegen import build_images
 from n730c.errors import UsageError
 from n730c.frontend.checkpoint import Checkpoint
@@ -25,7 +26,7 @@ from n730c.package.layout import MAGIC
 from n730c.passes import Pass, run_passes
 from n730c.passes.fuse_silu_mul import FuseSiluMul
 from n730c.passes.lower import lower
-from n730c.passes.plan import plan_resident
+from n730c.passes.plan import Planner
 from n730c.passes.precision import assign_uniform, kv_format
 from n730c.quant import encode, encode_vector
 from n730c.runtime import run_runtime
@@ -70,14 +71,17 @@ def _tensor_bytes(program: Program, graph: Graph, checkpoint: Checkpoint) -> Cal
     """A function that reads, checks and encodes one tensor of the program: nothing else of the model is in memory."""
     consts = {c.name: c.values for c in graph.consts}
 
+    @lru_cache(maxsize=1)  # a matrix in blocks is read once
+    def read(name: str) -> Any:
+        return checkpoint.tensor(name)
+
     def encoded(index: int) -> bytes:
         tensor = program.tensors[index]
-        if tensor.name in consts:
-            return encode_vector(consts[tensor.name])
-        weight = checkpoint.tensor(tensor.name)
-        if tensor.is_vector:
-            return encode_vector(weight)
-        return encode(weight, tensor.format, tensor.name)
+        name, rows = split_block_name(tensor.name)
+        if name in consts:
+            return encode_vector(consts[name])
+        weight = read(name)[rows]
+        return encode_vector(weight) if tensor.is_vector else encode(weight, tensor.format, tensor.name)
 
     return encoded
 
@@ -188,8 +192,8 @@ def build(options: Options, console: Console) -> dict[str, Any]:
         chat = read_chat_template(options.model)
         formats = assign_uniform(graph, options.precision)
         program = lower(graph, formats, kv_format(options.kv, options.precision))
-        plan = plan_resident(program, target, len(tokenizer), context, options.ram_bytes)
-        done(1, 1, f"{plan.arena_bytes / 2**20:.0f} MiB of RAM")
+        plans = Planner(program, target, len(tokenizer), context).plans(options.ram_bytes or target.ram_bytes)
+        done(1, 1, f"{plans[0].arena_bytes / 2**20:.0f} MiB of RAM")
 
         done = stage("making kernels")
         images, kernels = build_images(program.kernels, target.isa_level, tune=options.tune, progress=done)
@@ -201,7 +205,7 @@ def build(options: Options, console: Console) -> dict[str, Any]:
         unchecked = output.with_name(output.name + ".unchecked")
         try:
             write_package(
-                unchecked, program, (plan,), images, encoded, tokenizer, chat, meta,
+                unchecked, program, plans, images, encoded, tokenizer, chat, meta,
                 progress=lambda n, total: advance(n, total, f"{n / 2**20:.0f} / {total / 2**20:.0f} MiB"),
             )  # fmt: skip
             done = stage("checking")
@@ -211,4 +215,4 @@ def build(options: Options, console: Console) -> dict[str, Any]:
             done(1, 1, "")
         finally:
             unchecked.unlink(missing_ok=True)
-    return summarize(output, program, plan, target, options.precision)
+    return summarize(output, program, plans[0], target, options.precision)

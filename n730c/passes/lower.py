@@ -20,13 +20,16 @@ from n730c.artifacts import (
     Step,
     StepOp,
     Tensor,
+    block_name,
     segment_layout,
 )
-from n730c.dtypes import Format
+from n730c.dtypes import TILE_ROWS, Format, matrix_bytes, round_up
 from n730c.errors import InvalidIR
 from n730c.ir.core import Graph, Node, Op
 
-SEGMENT_BYTES = 32 << 20  # a segment is cut at a layer's border and when it would pass this size
+# A segment is cut at a layer's border and when it would pass this size; a matrix of the body that is larger is cut into
+# blocks of rows. Large enough for one read to be worth its while, small enough that a ring of a few takes little RAM.
+SEGMENT_BYTES = 8 << 20
 
 _ELEMENTWISE = {Op.ADD: StepOp.ADD, Op.MUL: StepOp.MUL, Op.SILU: StepOp.SILU, Op.SILU_MUL: StepOp.SILU_MUL}
 
@@ -34,8 +37,9 @@ _ELEMENTWISE = {Op.ADD: StepOp.ADD, Op.MUL: StepOp.MUL, Op.SILU: StepOp.SILU, Op
 class _Lowering:
     """State of one lowering; ``lower`` is the only user."""
 
-    def __init__(self, graph: Graph, formats: Mapping[str, Format], kv: Format) -> None:
+    def __init__(self, graph: Graph, formats: Mapping[str, Format], kv: Format, segment_bytes: int) -> None:
         self.kv = kv
+        self.segment_bytes = segment_bytes
         self.graph = graph
         self.formats = formats
         self.shapes = {p.name: p.shape for p in graph.params}
@@ -52,15 +56,19 @@ class _Lowering:
         self.steps: list[Step] = []
         self.scope = Scope.BODY
 
-    def tensor(self, name: str, layer: int) -> int:
+    def tensor(self, source: str, layer: int, rows: tuple[int, int] | None = None) -> int:
+        """The id of a tensor, or of a block of its rows."""
+        name = source if rows is None else block_name(source, *rows)
         if name not in self.tensor_ids:
-            if name in self.consts:
-                made = Tensor(name, Format.F32, 1, len(self.consts[name]), is_vector=True)
-            elif len(self.shapes[name]) == 1:
-                made = Tensor(name, Format.F32, 1, self.shapes[name][0], is_vector=True)
+            if source in self.consts:
+                made = Tensor(name, Format.F32, 1, len(self.consts[source]), is_vector=True)
             else:
-                rows, cols = self.shapes[name]
-                made = Tensor(name, self.formats[name], rows, cols, is_vector=False)
+                height, *width = self.shapes[source]
+                height = height if rows is None else rows[1] - rows[0]
+                if width:
+                    made = Tensor(name, self.formats[source], height, width[0], is_vector=False)
+                else:
+                    made = Tensor(name, Format.F32, 1, height, is_vector=True)
             self.tensor_ids[name] = len(self.tensors)
             self.tensors.append(made)
             self.tensor_layer.append(layer)
@@ -84,6 +92,25 @@ class _Lowering:
             self.kernels.append(spec)
         return self.kernels.index(spec)
 
+    def blocks(self, name: str, fmt: Format) -> list[tuple[int, int]]:
+        """First and last row (exclusive) of the parts that a matrix is stored in."""
+        rows, cols = self.shapes[name]
+        count = -(-matrix_bytes(fmt, rows, cols) // self.segment_bytes)
+        if self.scope is Scope.HEAD or name in self.tensor_ids:  # the head stays in RAM; EMBED wants one matrix
+            count = 1
+        height = round_up(-(-rows // count), TILE_ROWS)
+        return [(first, min(first + height, rows)) for first in range(0, rows, height)]
+
+    def linear(self, params: Mapping[str, str], first: int, last: int, source: int, out: int, layer: int) -> Step:
+        """Rows ``first`` to ``last`` of a product."""
+        whole = last - first == self.shapes[params["weight"]][0]
+        rows = None if whole else (first, last)
+        weight = self.tensor(params["weight"], layer, rows)
+        bias = self.tensor(params["bias"], layer, rows) if "bias" in params else NONE
+        stored = self.tensors[weight]
+        kernel = self.kernel(stored.format, stored.rows, stored.cols)
+        return Step(StepOp.LINEAR, (source,), out, weight=weight, bias=bias, layer=layer, ints=(first,), kernel=kernel)
+
     def rope_table(self, const: str, scaling: float, layer: int) -> int:
         """cos and sin of the batch's positions: computed once a pass, shared by all layers."""
         key = (const, scaling)
@@ -106,13 +133,13 @@ class _Lowering:
             out = self.buffer(BufferKind.F32, node.width)
             step = Step(StepOp.RMS_NORM, inputs, out, weight=weight, floats=(float(attrs["eps"]),), layer=layer)
         elif node.op is Op.LINEAR:
-            weight = self.tensor(params["weight"], layer)
-            bias = self.tensor(params["bias"], layer) if "bias" in params else NONE
-            stored = self.tensors[weight]
-            source = self.q8(inputs[0], layer) if stored.format.is_integer else inputs[0]
-            kernel = self.kernel(stored.format, stored.rows, stored.cols)
+            fmt = self.formats[params["weight"]]
+            source = self.q8(inputs[0], layer) if fmt.is_integer else inputs[0]
             out = self.buffer(BufferKind.F32, node.width)
-            step = Step(StepOp.LINEAR, (source,), out, weight=weight, bias=bias, layer=layer, kernel=kernel)
+            blocks = self.blocks(params["weight"], fmt)
+            for first, last in blocks[:-1]:
+                self.steps.append(self.linear(params, first, last, source, out, layer))
+            step = self.linear(params, *blocks[-1], source, out, layer)
         elif node.op is Op.ROPE:
             table = self.rope_table(params["inv_freq"], float(attrs["scaling"]), layer)
             ints = (int(attrs["heads"]), int(attrs["head_dim"]), int(attrs["rotary_dim"]))
@@ -141,24 +168,27 @@ def _head_first(graph: Graph) -> int:
     return in_layers[-1] + 1
 
 
-def _segments(tensors: list[Tensor], layers: list[int]) -> tuple[Segment, ...]:
+def _segments(tensors: list[Tensor], layers: list[int], segment_bytes: int) -> tuple[Segment, ...]:
     segments: list[Segment] = []
     first = 0
     for i in range(1, len(tensors) + 1):
         group = tensors[first:i]
-        full = i < len(tensors) and segment_layout([*group, tensors[i]])[1] > SEGMENT_BYTES
-        if i == len(tensors) or full or layers[i] != layers[i - 1]:
+        full = i < len(tensors) and segment_layout([*group, tensors[i]])[1] > segment_bytes
+        # An embedding that is read by rows needs a segment of its own.
+        if i == len(tensors) or full or layers[i] != layers[i - 1] or i == 1:
             segments.append(Segment(first, i - first, segment_layout(group)[1]))
             first = i
     return tuple(segments)
 
 
-def lower(graph: Graph, formats: Mapping[str, Format], kv: Format = Format.F16) -> Program:
+def lower(
+    graph: Graph, formats: Mapping[str, Format], kv: Format = Format.F16, segment_bytes: int = SEGMENT_BYTES
+) -> Program:
     """The program of ``graph`` with its tensors in the formats given (by name). Pure; raises InvalidIR.
 
     ``kv``: how keys and values are cached, F16 or F32.
     """
-    state = _Lowering(graph, formats, kv)
+    state = _Lowering(graph, formats, kv, segment_bytes)
     head = _head_first(graph)
     head_step = 0
     for i, node in enumerate(graph.nodes):
@@ -169,7 +199,7 @@ def lower(graph: Graph, formats: Mapping[str, Format], kv: Format = Format.F16) 
         state.node(node)
     return Program(
         tensors=tuple(state.tensors),
-        segments=_segments(state.tensors, state.tensor_layer),
+        segments=_segments(state.tensors, state.tensor_layer, segment_bytes),
         buffers=tuple(state.buffers),
         caches=tuple(state.caches),
         steps=tuple(state.steps),

@@ -1,179 +1,343 @@
-"""Plan the memory and predict the speed of a program on a target. Pure: same input, same plan.
+"""Place every segment, give everything its bytes in one arena, write the schedule and predict the speed. Pure.
 
-Everything lives in one arena: segments (in stream order), tokenizer tables, KV caches, then activations, which share
-bytes wherever their lives are disjoint (first-fit by size, as in Pisarchyk & Lee 2020, "Efficient Memory
-Management for Deep Neural Net Inference", greedy by size).
+What can be chosen is few: how many segments of the body are streamed from the disk, in runs of how many, through a
+ring of how many slots, and whether the embedding is read by rows. Every choice has a memory size and, by simulation,
+a time a token. Of all that fit the budget the fastest is taken, exactly (branch and bound); since a larger budget
+only adds choices, more memory never makes a plan slower. The head and what EMBED shares with it stay in RAM: a byte
+of them saves as much reading as any other.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
 
 from n730c.artifacts import (
     NONE,
     PAGE,
+    PIECE,
     Action,
     Event,
     Placement,
     Plan,
     Program,
-    Scope,
-    Step,
     StepOp,
     Tier,
 )
-from n730c.dtypes import matrix_bytes, round_up
+from n730c.dtypes import TILE_ROWS, matrix_bytes, round_up
 from n730c.errors import BudgetExceeded
+from n730c.passes.cost import read_seconds, row_read_bytes, step_seconds
+from n730c.passes.memory import buffer_offsets
+from n730c.passes.ring import slots_and_leads
+from n730c.passes.simulate import Read, Timeline, simulate
 from n730c.target import Target
 
 BATCH = 64  # prompt tokens of one prefill pass: weights are read once a pass
 HEAD_BATCH = 8
 PROMPT = 128  # tokens of the prompt that "time to first token" stands for
+OVERHEAD = 24 << 20  # bytes that n730-exec may take beside the arena
+SLOTS = (2, 3, 4, 6, 8, 12)
+RUNS = (1, 4, 16)  # streamed segments in a row: a disk that seeks slowly wants several
+SLOW_SEEK = 1 << 20  # bytes that the disk could read in the time of a seek, from which on that counts
+MOST_COUNTS = 128  # numbers of streamed segments that are looked at
+MOST_PLANS = 24  # in one package
 
 
 @dataclass(frozen=True)
-class Life:
-    """A buffer lives from step ``first`` to step ``last``, both included."""
+class Choice:
+    """One way to run the program. ``streamed``: segments read in every pass; ``rows``: the segment read by rows."""
 
-    first: int
-    last: int
-
-    def meets(self, other: Life) -> bool:
-        return self.first <= other.last and other.first <= self.last
-
-
-def lives(program: Program) -> tuple[Life, ...]:
-    """The life of every buffer, by the rule of FORMAT.md (OFFSETS)."""
-    first = [NONE] * len(program.buffers)
-    last = [0] * len(program.buffers)
-    end = len(program.steps) - 1
-    for i, step in enumerate(program.steps):
-        if step.out != NONE:
-            first[step.out] = min(first[step.out], i)
-            last[step.out] = max(last[step.out], i)
-        for source in step.inputs:
-            crosses = i >= program.head_first and program.buffers[source].scope is Scope.BODY
-            last[source] = end if crosses else max(last[source], i)
-    last[program.steps[-1].out] = end  # the logits are read after the last step
-    return tuple(Life(a, b) for a, b in zip(first, last, strict=True))
-
-
-def _buffer_offsets(program: Program, start: int, batch: int, head_batch: int) -> tuple[tuple[int, ...], int]:
-    """Offsets of all buffers from ``start`` on, and the end of the last one (bytes)."""
-    spans = lives(program)
-    sizes = [b.token_bytes * (head_batch if b.scope is Scope.HEAD else batch) for b in program.buffers]
-    offsets: dict[int, int] = {}
-    for i in sorted(range(len(sizes)), key=lambda i: (-sizes[i], i)):
-        busy = sorted((offsets[j], offsets[j] + sizes[j]) for j in offsets if spans[i].meets(spans[j]))
-        at = start
-        for low, high in busy:
-            if at + sizes[i] <= low:
-                break
-            at = max(at, high)
-        offsets[i] = at
-    end = max((offsets[i] + sizes[i] for i in offsets), default=start)
-    return tuple(offsets[i] for i in range(len(sizes))), end
+    streamed: tuple[int, ...]
+    slots: int
+    rows: int | None
 
 
 @dataclass(frozen=True)
-class Prediction:
-    """Speeds that the cost model expects, tokens a second and seconds."""
+class _Candidate:
+    """A choice with what is known of it before it is simulated."""
 
-    decode_tokens_per_s: float
-    prefill_tokens_per_s: float
-    first_token_s: float
-    bytes_per_token: int  # weights read from RAM for one token
+    bound: float  # seconds a token that cannot be beaten
+    disk_bytes: int  # a token
+    arena_bytes: int
+    choice: Choice
 
-
-def _linear_seconds(program: Program, step: Step, target: Target, tokens: int) -> float:
-    tensor = program.tensors[step.weight]
-    rate: float = getattr(target.kernel_rates, tensor.format.name.lower())
-    streaming = matrix_bytes(tensor.format, tensor.rows, tensor.cols) / target.ram_bytes_per_s
-    computing = tokens * tensor.rows * tensor.cols / (rate * target.cores)
-    return max(streaming, computing)
+    @property
+    def rank(self) -> tuple[float, int, int]:
+        return self.bound, self.disk_bytes, self.arena_bytes
 
 
-def predict(program: Program, target: Target, context: int, batch: int) -> Prediction:
-    """Speed from bytes over bandwidth and weights over kernel rate, whichever is slower, step by step.
+@dataclass(frozen=True)
+class Planner:
+    """All plans of one program on one target. Sizes in bytes, ``context`` in tokens."""
 
-    Decoding is predicted at half of ``context``; prefill leaves out attention's own share, small at PROMPT tokens.
-    """
-    cache_bytes = sum(c.size(context) for c in program.caches) / 2
-    decode = cache_bytes / target.ram_bytes_per_s
-    prefill = 0.0
-    for i, step in enumerate(program.steps):
-        decode += target.step_seconds
-        head = i >= program.head_first
-        tokens = 1 if head else batch
-        prefill += target.step_seconds
-        if step.op is StepOp.LINEAR:
-            decode += _linear_seconds(program, step, target, 1)
-            prefill += _linear_seconds(program, step, target, tokens)
-    used = {step.weight for step in program.steps if step.op is StepOp.LINEAR}
-    load = sum(s.size for s in program.segments) / target.disk_bytes_per_s
-    return Prediction(
-        decode_tokens_per_s=1 / decode,
-        prefill_tokens_per_s=batch / prefill,
-        first_token_s=load + PROMPT / batch * prefill,
-        bytes_per_token=sum(program.tensors[i].size for i in used),
-    )
+    program: Program
+    target: Target
+    tokenizer_bytes: int
+    context: int
+    batch: int = BATCH
+    head_batch: int = HEAD_BATCH
+    _timelines: dict[tuple[Choice, int], Timeline] = field(default_factory=dict, compare=False, repr=False)
 
+    # ---- what the program allows ----
 
-def plan_resident(
-    program: Program,
-    target: Target,
-    tokenizer_bytes: int,
-    context: int,
-    ram_bytes: int | None = None,
-    batch: int = BATCH,
-    head_batch: int = HEAD_BATCH,
-) -> Plan:
-    """The plan that keeps every segment in RAM.
+    @cached_property
+    def uses(self) -> tuple[tuple[int, int], ...]:
+        """First and last step that uses each segment; (NONE, -1): none does."""
+        uses = [(NONE, -1)] * len(self.program.segments)
+        for i, step in enumerate(self.program.steps):
+            for tensor in (step.weight, step.bias):
+                if tensor != NONE:
+                    segment = self._segment_of[tensor]
+                    uses[segment] = (min(uses[segment][0], i), i)
+        return tuple(uses)
 
-    ``ram_bytes`` (default: what the target leaves us) bounds the arena; BudgetExceeded says what would be needed.
-    """
-    budget = target.ram_bytes if ram_bytes is None else ram_bytes
-    batch = min(batch, context)
-    head_batch = min(head_batch, batch)
-    at = 0
-    placements = []
-    for segment in program.segments:
-        placements.append(Placement(Tier.RAM, at))
-        at += segment.size
-    tokenizer_offset = at
-    at = round_up(at + tokenizer_bytes, 64)
-    cache_offsets = []
-    for cache in program.caches:
-        cache_offsets.append(at)
-        at += cache.size(context)
-    weights_end = at
-    buffer_offsets, at = _buffer_offsets(program, at, batch, head_batch)
-    arena = round_up(at, PAGE)
-    if arena > budget:
-        weights = sum(s.size for s in program.segments)
-        caches = sum(c.size(context) for c in program.caches)
-        raise BudgetExceeded(
-            "the model does not fit in the target's memory",
-            expected=f"at most {budget / 2**20:.0f} MiB",
-            found=f"{arena / 2**20:.0f} MiB: {weights / 2**20:.0f} weights, {caches / 2**20:.0f} KV cache of "
-            f"{context} tokens, {(arena - weights_end) / 2**20:.0f} activations",
+    @cached_property
+    def _segment_of(self) -> tuple[int, ...]:
+        return tuple(i for i, s in enumerate(self.program.segments) for _ in range(s.tensor_count))
+
+    @cached_property
+    def streamable(self) -> tuple[int, ...]:
+        """Segments whose tensors are used exactly once, by steps of the body other than EMBED."""
+        count = [0] * len(self.program.tensors)
+        barred: set[int] = set()
+        for i, step in enumerate(self.program.steps):
+            for tensor in (step.weight, step.bias):
+                if tensor != NONE:
+                    count[tensor] += 1
+                    if i >= self.program.head_first or step.op is StepOp.EMBED:
+                        barred.add(self._segment_of[tensor])
+        barred |= {self._segment_of[t] for t, n in enumerate(count) if n != 1}
+        return tuple(i for i in range(len(self.program.segments)) if i not in barred)
+
+    @cached_property
+    def row_segment(self) -> int | None:
+        """The segment that holds an embedding and nothing else, used by EMBED alone; None: there is none."""
+        embeds = {s.weight for s in self.program.steps if s.op is StepOp.EMBED}
+        others = {t for s in self.program.steps if s.op is not StepOp.EMBED for t in (s.weight, s.bias)}
+        for i, segment in enumerate(self.program.segments):
+            tensor = self.program.tensors[segment.first_tensor]
+            alone = segment.tensor_count == 1 and segment.first_tensor in embeds - others
+            if alone and matrix_bytes(tensor.format, TILE_ROWS, tensor.cols) <= PIECE and segment.size > 2 * PIECE:
+                return i
+        return None
+
+    # ---- memory ----
+
+    @cached_property
+    def _fixed_bytes(self) -> int:
+        """Everything but weights: tokenizer, caches, activations."""
+        caches = sum(c.size(self.context) for c in self.program.caches)
+        start = round_up(self.tokenizer_bytes, 64) + caches
+        return round_up(buffer_offsets(self.program, start, self._batch, self._head_batch)[1], PAGE)
+
+    @property
+    def _batch(self) -> int:
+        return min(self.batch, self.context)
+
+    @property
+    def _head_batch(self) -> int:
+        return min(self.head_batch, self._batch)
+
+    @cached_property
+    def resident(self) -> Choice:
+        """Everything in RAM."""
+        return Choice((), 0, None)
+
+    def arena_bytes(self, choice: Choice) -> int:
+        sizes = [s.size for s in self.program.segments]
+        away = {*choice.streamed, choice.rows}
+        weights = sum(size for i, size in enumerate(sizes) if i not in away)
+        ring = choice.slots * max((sizes[i] for i in choice.streamed), default=0)
+        return weights + ring + (0 if choice.rows is None else 2 * PIECE) + self._fixed_bytes
+
+    # ---- time ----
+
+    @cached_property
+    def _decode_steps(self) -> tuple[float, ...]:
+        return step_seconds(self.program, self.target, self.context, 1)
+
+    @cached_property
+    def _prefill_steps(self) -> tuple[float, ...]:
+        return step_seconds(self.program, self.target, self.context, self._batch)
+
+    def _steps(self, rows: int | None, tokens: int) -> tuple[float, ...]:
+        steps = self._decode_steps if tokens == 1 else self._prefill_steps
+        if rows is None:
+            return steps
+        reading = self.target.disk_seek_s + row_read_bytes(self.program, rows) / self.target.disk_bytes_per_s
+        first = self.uses[rows][0]
+        return (*steps[:first], steps[first] + tokens * reading, *steps[first + 1 :])
+
+    def _reads(self, streamed: Sequence[int], leads: Sequence[int]) -> tuple[Read, ...]:
+        reads = []
+        for n, i in enumerate(streamed):
+            contiguous = streamed[n - 1] == i - 1
+            seconds = read_seconds(self.program.segments[i].size, contiguous, self.target)
+            reads.append(Read(seconds, leads[n], *self.uses[i]))
+        return tuple(reads)
+
+    def _ring(self, choice: Choice) -> tuple[tuple[int, ...], tuple[int, ...]] | None:
+        sizes = [self.program.segments[i].size for i in choice.streamed]
+        return slots_and_leads(sizes, [self.uses[i] for i in choice.streamed], choice.slots)
+
+    def timeline(self, choice: Choice, tokens: int = 1) -> Timeline:
+        """The simulated passes of ``tokens`` tokens each; the choice must have a ring that works."""
+        key = (choice, tokens)
+        if key not in self._timelines:
+            ring = self._ring(choice)
+            assert ring is not None
+            self._timelines[key] = simulate(self._steps(choice.rows, tokens), self._reads(choice.streamed, ring[1]))
+        return self._timelines[key]
+
+    def disk_bytes(self, choice: Choice) -> int:
+        """Bytes read from the disk for one token."""
+        rows = 0 if choice.rows is None else round(row_read_bytes(self.program, choice.rows))
+        return sum(self.program.segments[i].size for i in choice.streamed) + rows
+
+    # ---- choosing ----
+
+    def _streamed_sets(self) -> Iterator[tuple[int, ...]]:
+        yield ()
+        seeks_slowly = self.target.disk_seek_s * self.target.disk_bytes_per_s >= SLOW_SEEK
+        for run in RUNS if seeks_slowly else (1,):
+            chunks = [self.streamable[i : i + run] for i in range(0, len(self.streamable), run)]
+            counts = {-(-len(chunks) * j // MOST_COUNTS) for j in range(1, MOST_COUNTS + 1)}
+            for wanted in sorted(counts - {0}):
+                yield tuple(i for chunk in _spread(chunks, wanted) for i in chunk)
+
+    @cached_property
+    def _candidates(self) -> tuple[_Candidate, ...]:
+        """All choices, the most promising first."""
+        found = {}
+        for streamed in self._streamed_sets():
+            reading = sum(r.seconds for r in self._reads(streamed, [1] * len(streamed)))
+            for rows in dict.fromkeys((None, self.row_segment)):
+                for slots in (s for s in SLOTS if s <= len(streamed)) if streamed else (0,):
+                    choice = Choice(streamed, slots, rows)
+                    bound = _comparable(max(reading, sum(self._steps(rows, 1))))
+                    found[choice] = _Candidate(bound, self.disk_bytes(choice), self.arena_bytes(choice), choice)
+        return tuple(sorted(found.values(), key=lambda c: c.rank))
+
+    def best(self, arena_bytes: int) -> Choice | None:
+        """The fastest choice whose arena takes at most so much; of equals the one that reads and takes least."""
+        best: tuple[float, int, int] | None = None
+        chosen = None
+        for candidate in self._candidates:
+            if best is not None and candidate.rank >= best:
+                break  # simulated time is never below the bound
+            choice = candidate.choice
+            if candidate.arena_bytes > arena_bytes or self._ring(choice) is None:
+                continue
+            rank = (_comparable(self.timeline(choice).period), candidate.disk_bytes, candidate.arena_bytes)
+            if best is None or rank < best:
+                best, chosen = rank, choice
+        return chosen
+
+    @cached_property
+    def least_arena(self) -> int:
+        """Bytes below which nothing runs."""
+        return min(c.arena_bytes for c in self._candidates if self._ring(c.choice) is not None)
+
+    def plans(self, ram_bytes: int) -> tuple[Plan, ...]:
+        """The best plan for ``ram_bytes`` (the whole process) and plans for less memory, largest first.
+
+        Raises BudgetExceeded if nothing fits; the message says what would.
+        """
+        room = (ram_bytes - OVERHEAD) // PAGE * PAGE
+        first = self.best(room)
+        if first is None:
+            raise self._too_small(ram_bytes)
+        top, least = self.arena_bytes(first), self.least_arena
+        ladder = [least + (top - least) * i // (MOST_PLANS - 1) for i in range(MOST_PLANS - 1)]
+        chosen = {self.arena_bytes(c): c for c in (*map(self.best, ladder), first) if c is not None}
+        return tuple(self.plan(chosen[size]) for size in sorted(chosen, reverse=True))
+
+    def _too_small(self, ram_bytes: int) -> BudgetExceeded:
+        caches = sum(c.size(self.context) for c in self.program.caches)
+        weights = self.least_arena - self._fixed_bytes
+        return BudgetExceeded(
+            "the model does not run in the target's memory, even streamed from the disk",
+            expected=f"at most {ram_bytes / 2**20:.0f} MiB",
+            found=f"{(self.least_arena + OVERHEAD) / 2**20:.0f} MiB: {weights / 2**20:.0f} weights that must stay and "
+            f"the smallest ring, {caches / 2**20:.0f} KV cache of {self.context} tokens, "
+            f"{(self._fixed_bytes - caches) / 2**20:.0f} tokenizer and activations, {OVERHEAD >> 20} the program",
             hint="Take fewer bits (--precision), a smaller --context, or more --ram.",
         )
-    count = len(program.steps)
-    prediction = predict(program, target, context, batch)
-    return Plan(
-        arena_bytes=arena,
-        vram_bytes=0,
-        context=context,
-        batch=batch,
-        head_batch=head_batch,
-        placements=tuple(placements),
-        buffer_offsets=buffer_offsets,
-        cache_offsets=tuple(cache_offsets),
-        tokenizer_offset=tokenizer_offset,
-        schedule=(*(Event(Action.LOAD, i) for i in range(len(program.segments))), Event(Action.RUN, 0, count)),
-        disk_bytes_per_token=0,
-        decode_tokens_per_s=prediction.decode_tokens_per_s,
-        prefill_tokens_per_s=prediction.prefill_tokens_per_s,
-        first_token_s=prediction.first_token_s,
-    )
+
+    # ---- writing it down ----
+
+    def plan(self, choice: Choice) -> Plan:
+        """The plan of one choice."""
+        ring = self._ring(choice)
+        assert ring is not None
+        turns, leads = ring
+        segments = self.program.segments
+        at = 0
+        placements: list[Placement | None] = [None] * len(segments)
+        for i, segment in enumerate(segments):
+            if i not in choice.streamed and i != choice.rows:
+                placements[i] = Placement(Tier.RAM, at)
+                at += segment.size
+        slot = max((segments[i].size for i in choice.streamed), default=0)
+        for i, turn in zip(choice.streamed, turns, strict=True):
+            placements[i] = Placement(Tier.STREAM, at + turn * slot)
+        at += choice.slots * slot
+        if choice.rows is not None:
+            placements[choice.rows] = Placement(Tier.ROWS, at)
+            at += 2 * PIECE
+        tokenizer_offset = at
+        at = round_up(at + self.tokenizer_bytes, 64)
+        cache_offsets = []
+        for cache in self.program.caches:
+            cache_offsets.append(at)
+            at += cache.size(self.context)
+        buffers, at = buffer_offsets(self.program, at, self._batch, self._head_batch)
+        decode = self.timeline(choice)
+        prefill = self.timeline(choice, self._batch)
+        loading = sum(s.size for i, s in enumerate(segments) if i not in choice.streamed and i != choice.rows)
+        return Plan(
+            arena_bytes=round_up(at, PAGE),
+            vram_bytes=0,
+            context=self.context,
+            batch=self._batch,
+            head_batch=self._head_batch,
+            placements=tuple(p for p in placements if p is not None),
+            buffer_offsets=buffers,
+            cache_offsets=tuple(cache_offsets),
+            tokenizer_offset=tokenizer_offset,
+            schedule=self._schedule(choice, leads),
+            disk_bytes_per_token=self.disk_bytes(choice),
+            decode_tokens_per_s=1 / decode.period,
+            prefill_tokens_per_s=self._batch / prefill.period,
+            first_token_s=loading / self.target.disk_bytes_per_s + PROMPT / self._batch * prefill.period,
+            disk_bytes_per_s=self.target.disk_bytes_per_s,
+            read_bytes=self.target.disk_read_bytes,
+            reads_in_flight=self.target.disk_reads_in_flight,
+        )
+
+    def _schedule(self, choice: Choice, leads: Sequence[int]) -> tuple[Event, ...]:
+        away = {*choice.streamed, choice.rows}
+        loads = [Event(Action.LOAD, i) for i in range(len(self.program.segments)) if i not in away]
+        reads = [Event(Action.READ, i, lead) for i, lead in zip(choice.streamed, leads, strict=True)]
+        runs: list[Event] = []
+        at = 0
+        for i in choice.streamed:
+            first = self.uses[i][0]
+            if first > at:
+                runs.append(Event(Action.RUN, at, first - at))
+                at = first
+            runs.append(Event(Action.WAIT, i))
+        runs.append(Event(Action.RUN, at, len(self.program.steps) - at))
+        return (*loads, *reads, *runs)
+
+
+def _spread(chunks: Sequence[tuple[int, ...]], wanted: int) -> list[tuple[int, ...]]:
+    """``wanted`` of the chunks, as evenly as can be."""
+    total = len(chunks)
+    return [chunk for j, chunk in enumerate(chunks) if (j + 1) * wanted // total > j * wanted // total]
+
+
+def _comparable(seconds: float) -> float:
+    """Without the last digits: sums of the same times in another order are equal."""
+    return float(f"{seconds:.9e}")
