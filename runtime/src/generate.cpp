@@ -22,7 +22,7 @@ void check_length(const Model &model, int64_t prompt, int64_t count) {
     if (prompt > most)
         throw Error("the prompt does not fit the context of " + std::to_string(model.plan().context) + " tokens",
                     "at most " + std::to_string(most) + " tokens", std::to_string(prompt),
-                    "Shorten it, or build with a larger --context.");
+                    most > 0 ? "Shorten it, or build with a larger --context." : "Build with a larger --context.");
 }
 
 // Prints tokens as ids, or as text that is never cut within a character.

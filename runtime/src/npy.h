@@ -8,8 +8,9 @@ namespace n730 {
 
 class NpyWriter {
   public:
-    NpyWriter(const std::string &path, int64_t rows, int64_t cols); // throws Error
-    ~NpyWriter();                                                   // removes an unfinished file
+    // Throws Error, also where `path` is something else than a new file, a NumPy file or an empty one.
+    NpyWriter(const std::string &path, int64_t rows, int64_t cols);
+    ~NpyWriter(); // removes an unfinished file
     NpyWriter(const NpyWriter &) = delete;
     NpyWriter &operator=(const NpyWriter &) = delete;
     void row(const float *values); // f32 [cols]

@@ -81,7 +81,12 @@ int score(const RunOptions &run, const ScoreOptions &options) {
         options.tokens_file
             ? read_ids(*options.tokens_file, model.package.program.vocab)
             : encode_text(model.tokenizer, platform::read_all(*options.text_file), true, *options.text_file);
-    if (ids.empty()) throw Error("there is nothing to score", "at least one token", "none", "Give a longer text.");
+    if (ids.size() < 2)
+        throw Error("there is nothing to score", "at least 2 tokens", std::to_string(ids.size()),
+                    "Give a longer text.");
+    if (model.plan().context < 2)
+        throw Error("this package cannot be scored: no token has another before it", "a context of at least 2 tokens",
+                    std::to_string(model.plan().context), "Build it with a larger --context.");
     model.load();
     std::unique_ptr<NpyWriter> logits;
     if (options.logits)
@@ -94,7 +99,7 @@ int score(const RunOptions &run, const ScoreOptions &options) {
         nll = scorer.nll, scored = scorer.scored;
     }
     if (logits) logits->finish();
-    const double perplexity = std::exp(scored > 0 ? nll / static_cast<double>(scored) : 0);
+    const double perplexity = std::exp(nll / static_cast<double>(scored));
     if (options.json)
         put(JsonObject(true)
                 .add("tokens", uint64_t(ids.size()))
