@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 
 from n730c.errors import UnsupportedModel
 from n730c.frontend.checkpoint import Checkpoint, open_checkpoint
 from n730c.ir.core import Graph
 from n730c.ir.verify import verify
+
+_HARMLESS = ("rotary_emb.inv_freq",)  # ends of names of tables that old checkpoints store and configurations define
 
 
 def load_model(folder: Path) -> tuple[Graph, Checkpoint]:
@@ -32,8 +34,33 @@ def load_model(folder: Path) -> tuple[Graph, Checkpoint]:
                 found=str(list(checkpoint.shape(param.name))),
             )
         checkpoint.format(param.name)  # refuses a dtype that is not understood
+    used = {param.name for param in graph.params} | {name for names in traced.tied for name in names}
+    _refuse_unused(checkpoint, used, traced.layers_path, len(traced.kinds))
     verify(graph)
     return graph, checkpoint
+
+
+def _refuse_unused(checkpoint: Checkpoint, used: Collection[str], layers_path: str, layers: int) -> None:
+    """A tensor that the graph never reads means that config.json describes another model than the weights are of."""
+    unused = [name for name in checkpoint.names if name not in used and not name.endswith(_HARMLESS)]
+    if not unused:
+        return
+    for name in unused:
+        number = name.removeprefix(f"{layers_path}.").partition(".")[0]
+        if name.startswith(f"{layers_path}.") and number.isdecimal() and int(number) >= layers:
+            raise UnsupportedModel(
+                "config.json describes fewer layers than are stored",
+                expected=f"{layers} layers (num_hidden_layers)",
+                found=f"tensor {name}",
+                hint="Use the config.json that belongs to the weights.",
+            )
+    others = f" and {len(unused) - 1} more" if len(unused) > 1 else ""
+    raise UnsupportedModel(
+        f"the model never reads tensor {unused[0]}{others}",
+        expected="only tensors that config.json's model has",
+        found=f"{len(unused)} of {len(checkpoint.names)} unused",
+        hint="Use the config.json that belongs to the weights.",
+    )
 
 
 def _binding(checkpoint: Checkpoint, tied: tuple[tuple[str, ...], ...]) -> Callable[[str], str]:

@@ -176,6 +176,22 @@ def test_extra_tensors_do_no_harm(models: Callable[[str], Path], tmp_path: Path)
     load_model(copy_with(models("llama1"), tmp_path, more))
 
 
+def test_tensors_that_the_model_never_reads_are_named(models: Callable[[str], Path], tmp_path: Path) -> None:
+    with pytest.raises(
+        UnsupportedModel, match=r"fewer layers .*expected 2 layers .*, found tensor model\.layers\.2\.input_layernorm"
+    ):
+        load_model(copy_with(models("llama2"), tmp_path, lambda _: None, num_hidden_layers=2))
+
+    def more(tensors: dict[str, Any]) -> None:
+        for name in ("q_proj.bias", "k_proj.bias"):
+            tensors[f"model.layers.0.self_attn.{name}"] = np.ones(48, dtype=np.float32)
+
+    with pytest.raises(
+        UnsupportedModel, match=r"never reads tensor model\.layers\.0\.self_attn\.k_proj\.bias and 1 more"
+    ):
+        load_model(copy_with(models("llama1"), tmp_path, more))
+
+
 def test_missing_and_misshapen_tensors_are_named(models: Callable[[str], Path], tmp_path: Path) -> None:
     name = "model.layers.0.mlp.up_proj.weight"
     with pytest.raises(UnsupportedModel, match=rf"tensor {name} is missing"):
