@@ -29,6 +29,11 @@ def buffer_values(trace: Trace, name: str, shape: tuple[int, ...]) -> tuple[floa
             f"values of {name} ({owner.__name__}): {type(error).__name__}",
             expected="a module that is built from the configuration alone",
         ) from None
-    if (len(values),) != shape or not all(map(math.isfinite, values)):
-        raise UnsupportedModel(f"values of {name} ({owner.__name__})", expected=f"{shape} finite numbers")
+    if (len(values),) != shape or not all(math.isfinite(v) and v >= 0 for v in values):
+        raise UnsupportedModel(
+            f"values of {name} ({owner.__name__})",
+            expected=f"{math.prod(shape)} finite numbers of at least 0",
+            found=", ".join(f"{v:g}" for v in values[:4]) + " ...",
+            hint="Use the config.json that came with the weights.",
+        )
     return tuple(values)

@@ -83,6 +83,7 @@ class _Rewriter:
                 f"ATen op {name} in {where or 'the model'} ({kind}) is not understood",
                 expected="a pattern that the compiler's table knows (n730c/frontend/rewrites.py)",
                 found=f"operands {words(arguments)}",
+                hint="Use a model of the Llama or Qwen2 family.",
             )
         return value
 

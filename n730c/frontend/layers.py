@@ -23,6 +23,20 @@ def assemble(name: str, trace: Trace, bind: Bind) -> Graph:
     Raises UnsupportedModel where layers of one kind turn out to differ, or pass more than the hidden state on.
     """
     nodes, output, shapes = canonicalize(trace)
+    if trace.one_length:
+        raise UnsupportedModel(
+            "torch.export cannot trace the model for texts of any length",
+            expected="a forward pass that does not depend on the length",
+            found=trace.one_length,
+            hint="Use a model of the Llama or Qwen2 family.",
+        )
+    if trace.context == 0:
+        raise UnsupportedModel(
+            "config.json names no context length",
+            expected="max_position_embeddings",
+            found="none",
+            hint="Use the config.json that came with the weights.",
+        )
     pairs, output = repeat(trace, nodes, output)
     return _finish(name, trace, pairs, output, shapes, bind)
 

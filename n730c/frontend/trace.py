@@ -20,13 +20,13 @@ import torch
 import transformers
 from torch import nn
 from torch.export import Dim, ExportedProgram
+from torch.utils._python_dispatch import TorchDispatchMode
 from transformers.masking_utils import AttentionMaskInterface
 
 from n730c.errors import UnsupportedModel
+from n730c.frontend.config import error_text, not_a_model, read_config
 
 ATTENTION = "n730"  # the name under which transformers finds our attention function
-MAX_LAYERS = 4096
-_LENGTH_DEPENDENT_ROPE = ("dynamic", "longrope")
 # Arguments that transformers hands to every attention function and that do not change what it computes here.
 _HARMLESS = {"position_ids", "use_cache", "cache_position", "position_embeddings", "output_attentions", "is_causal"}
 
@@ -48,6 +48,7 @@ class Trace:
     context: int
     config: Any  # the transformers configuration of the whole model
     modules: Mapping[str, type[nn.Module]]  # classes by module path
+    one_length: str = ""  # why ``program`` holds for one length only: it serves to name what is not understood
 
 
 @torch.library.custom_op("n730::attention", mutates_args=())
@@ -114,11 +115,13 @@ def trace(settings: Mapping[str, Any]) -> Trace:
     describe a model, RoPE whose frequencies change with the length of the text, and a model that torch cannot export.
     """
     with quiet():
-        config = _read_config(settings)
+        config = read_config(settings)
+        config._attn_implementation = ATTENTION
+        config.use_cache = False
         model = _build(copy.deepcopy(config))
         layers_path, kinds, traced = _keep_one_layer_a_kind(model)
         tied = _untie(model)
-        program = _export(model, config.model_type)
+        program, one_length = _export(model)
     return Trace(
         program=program,
         layers_path=layers_path,
@@ -126,65 +129,26 @@ def trace(settings: Mapping[str, Any]) -> Trace:
         kinds=kinds,
         tied=tied,
         vocab=int(config.vocab_size),
-        context=int(config.max_position_embeddings),
+        context=getattr(config, "max_position_embeddings", None) or 0,
         config=config,
         modules={path: type(module) for path, module in model.named_modules()},
+        one_length=one_length,
     )
-
-
-def _read_config(settings: Mapping[str, Any]) -> Any:
-    model_type = settings.get("model_type")
-    if not isinstance(model_type, str) or model_type not in transformers.CONFIG_MAPPING:
-        raise UnsupportedModel(
-            f"unknown architecture {model_type!r} (model_type in config.json)",
-            expected="one that transformers knows, such as llama or qwen2",
-            found="code of its own, which is never executed" if "auto_map" in settings else "an unknown name",
-        )
-    if settings.get("quantization_config"):
-        raise UnsupportedModel(
-            "the weights are quantized already (quantization_config)", hint="Give the original model."
-        )
-    config_class = transformers.CONFIG_MAPPING[model_type]
-    if config_class not in transformers.MODEL_FOR_CAUSAL_LM_MAPPING:
-        raise UnsupportedModel(f"architecture {model_type}", expected="a causal language model", found="another kind")
-    try:
-        config = config_class.from_dict(copy.deepcopy(dict(settings)))
-        config._attn_implementation = ATTENTION
-        config.use_cache = False
-        sizes = {
-            key: getattr(config, key, None) for key in ("num_hidden_layers", "vocab_size", "max_position_embeddings")
-        }
-    except Exception as error:  # transformers validates with many exception types of its own
-        raise UnsupportedModel(f"config.json does not describe a {model_type} model: {_first_line(error)}") from None
-    for key, size in sizes.items():
-        limit = MAX_LAYERS if key == "num_hidden_layers" else 2**24
-        if not isinstance(size, int) or not 1 <= size <= limit:
-            raise UnsupportedModel(f"{key} in config.json", expected=f"1 ... {limit}", found=repr(size))
-    _refuse_length_dependent_rope(getattr(config, "rope_parameters", None))
-    return config
-
-
-def _refuse_length_dependent_rope(parameters: object) -> None:
-    """``rope_parameters`` is one set of them, or one set for each type of layer."""
-    if not isinstance(parameters, Mapping):
-        return
-    if parameters.get("rope_type") in _LENGTH_DEPENDENT_ROPE:
-        raise UnsupportedModel(
-            f"RoPE type '{parameters['rope_type']}': its frequencies depend on the length of the text",
-            expected="fixed frequencies (default, linear, llama3, yarn)",
-        )
-    for nested in parameters.values():
-        _refuse_length_dependent_rope(nested)
 
 
 def _build(config: Any) -> nn.Module:
     try:
         with torch.device("meta"):
             model = transformers.AutoModelForCausalLM.from_config(config, dtype=torch.float32, trust_remote_code=False)
-    except Exception as error:  # whatever a model's constructor raises, the configuration is what was wrong
-        raise UnsupportedModel(
-            f"config.json does not describe a {config.model_type} model: {_first_line(error)}"
-        ) from None
+    except Exception as error:  # whatever else a model's constructor raises, the configuration is what was wrong
+        if isinstance(error, KeyError) and error.args == (ATTENTION,):
+            raise UnsupportedModel(
+                f"attention of the {config.model_type} model",
+                expected="one that goes through transformers' attention interface",
+                found="code of its own",
+                hint="Use a model of the Llama or Qwen2 family.",
+            ) from None
+        raise not_a_model(config.model_type, error) from None
     result: nn.Module = model.eval()
     return result
 
@@ -239,20 +203,52 @@ def _untie(model: nn.Module) -> tuple[tuple[str, ...], ...]:
     return tied
 
 
-def _export(model: nn.Module, model_type: str) -> ExportedProgram:
+def _export(model: nn.Module) -> tuple[ExportedProgram, str]:
+    """The program for any length; where torch finds none, one for a fixed length, and why it is not for any."""
     ids = torch.zeros(1, 8, dtype=torch.long, device="meta")
     shapes = {"input_ids": {1: Dim("s", min=2)}, "use_cache": None}
     try:
         with torch.no_grad():
-            return torch.export.export(model, (ids,), kwargs={"use_cache": False}, dynamic_shapes=shapes, strict=False)
+            return torch.export.export(
+                model, (ids,), kwargs={"use_cache": False}, dynamic_shapes=shapes, strict=False
+            ), ""
     except UnsupportedModel:
         raise
     except Exception as error:  # the model's own code ran: anything may come out of it
-        raise UnsupportedModel(
-            f"torch.export cannot trace the {model_type} model: {_first_line(error)}",
-            hint="Its forward pass depends on data or on the length of the text.",
-        ) from None
+        why = error_text(error)
+    try:
+        with torch.no_grad():
+            return torch.export.export(model, (ids,), kwargs={"use_cache": False}, strict=False), why
+    except UnsupportedModel:
+        raise
+    except Exception as error:
+        raise _untraceable(model, ids, error) from None
 
 
-def _first_line(error: Exception) -> str:
-    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+class _LastOp(TorchDispatchMode):
+    """Remembers the ATen op that was called last."""
+
+    name = "none"
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.name = str(func)
+        return func(*args, **(kwargs or {}))
+
+
+def _untraceable(model: nn.Module, ids: torch.Tensor, error: Exception) -> UnsupportedModel:
+    """Run the model, still without memory, up to the op that fails, to name the op and its module."""
+    running: list[str] = []
+    for path, module in model.named_modules():
+        module.register_forward_pre_hook(lambda *_, path=path: running.append(path))
+        module.register_forward_hook(lambda *_: running.pop())
+    op = _LastOp()
+    with contextlib.suppress(Exception), torch.no_grad(), op:
+        model(ids)
+    path = running[-1] if running else ""
+    return UnsupportedModel(
+        f"torch.export cannot trace {path or 'the model'} ({type(model.get_submodule(path)).__name__}) "
+        f"behind ATen op {op.name.removesuffix('.default')}",
+        expected="a forward pass that depends on neither data nor the length of the text",
+        found=error_text(error),
+        hint="Use a model of the Llama or Qwen2 family.",
+    )

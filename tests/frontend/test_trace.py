@@ -110,14 +110,43 @@ def test_a_window_as_long_as_the_context_is_no_window() -> None:
         ({"model_type": "own", "auto_map": {"AutoModel": "evil.Model"}}, r"code of its own, which is never executed"),
         (
             {**TINY, "model_type": "llama", "num_attention_heads": "four"},
-            r"config\.json does not describe a llama model",
+            r"num_attention_heads in config\.json \(expected a whole number, 1 \.\.\. 16777216, found 'four'\)\. Use the",
         ),
         (
             {**TINY, "model_type": "llama", "num_hidden_layers": 10**9},
-            r"num_hidden_layers in config\.json \(expected 1",
+            r"num_hidden_layers in config\.json \(expected a whole number, 1 \.\.\. 4096",
         ),
-        ({**TINY, "model_type": "llama", "num_hidden_layers": 0}, r"num_hidden_layers"),
-        ({**TINY, "model_type": "llama", "hidden_act": "no_such"}, r"config\.json does not describe a llama model"),
+        ({**TINY, "model_type": "llama", "num_hidden_layers": 0}, r"num_hidden_layers in config.*found 0\)"),
+        ({**TINY, "model_type": "llama", "num_hidden_layers": -1}, r"num_hidden_layers in config.*found -1\)"),
+        ({**TINY, "model_type": "llama", "num_attention_heads": 0}, r"num_attention_heads in config.*found 0\)"),
+        ({**TINY, "model_type": "llama", "num_key_value_heads": 3}, r"expected a divisor of num_attention_heads \(4\)"),
+        ({**TINY, "model_type": "llama", "hidden_size": 50}, r"hidden size \(50\) is not a multiple of .* heads \(4\)"),
+        (
+            {**TINY, "model_type": "llama", "head_dim": 7},
+            r"requires an even rotary dimension.*\)\. Use the config\.json",
+        ),
+        ({**TINY, "model_type": "llama", "hidden_act": "no_such"}, r"hidden_act in config.*found 'no_such'\)"),
+        ({**TINY, "model_type": "llama", "rms_norm_eps": "x"}, r"'rms_norm_eps' expected float|rms_norm_eps in config"),
+        (
+            {**TINY, "model_type": "llama", "rms_norm_eps": None},
+            r"found TypeError: Field 'rms_norm_eps' expected float",
+        ),
+        (
+            {**TINY, "model_type": "llama", "rope_scaling": {"rope_type": "no_such", "factor": 2.0}},
+            r"rope_type in config\.json \(expected one of default, linear, .*found 'no_such'\)",
+        ),
+        (
+            {"model_type": "mamba", "num_hidden_layers": 2, "vocab_size": 97, "hidden_size": 48},
+            r"ATen op aten\.\w+\.int in backbone\.layers\.0\.mixer \(MambaMixer\) is not understood",
+        ),
+        (
+            {"model_type": "xlnet", "n_layer": 2, "vocab_size": 97, "d_model": 48, "n_head": 4},
+            r"torch\.export cannot trace transformer\.dropout \(Dropout\) behind ATen op aten\.embedding \(expected",
+        ),
+        (
+            {"model_type": "falcon", "num_hidden_layers": 2, "vocab_size": 97},
+            r"attention of the falcon model \(expected",
+        ),
         ({**TINY, "model_type": "llama", "quantization_config": {"bits": 4}}, r"quantized already"),
     ],
 )
