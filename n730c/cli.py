@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.table import Table
 
 from n730c.errors import N730Error, UsageError
-from n730c.report import print_package, show_size
+from n730c.report import print_forecasts, print_package, show_size
 
 app = typer.Typer(
     help="Compile Hugging Face language models for yesterday's PCs.",
@@ -104,6 +104,45 @@ def build(
         highlight=False,
     )
     errors.print(f'run it:  n730-exec {summary["package"]} --trust --prompt "…"', highlight=False)
+
+
+@app.command()
+def plan(
+    source: Annotated[Path, typer.Argument(help="a Hugging Face folder (config.json is enough) or a .n730 file")],
+    target: Annotated[str, typer.Option(help="name of a target (see `n730c targets`) or a TOML file")],
+    precision: Annotated[Precision | None, typer.Option(help="bits of the linear layers [default: int4]")] = None,
+    kv: Annotated[KV | None, typer.Option(help="KV cache [default: as build would take]")] = None,
+    ram: Annotated[str | None, typer.Option(metavar="SIZE", help="memory to fit in [default: the target's]")] = None,
+    context: Annotated[
+        int | None, typer.Option(min=1, help="tokens the KV cache holds [default: what suits the memory]")
+    ] = None,
+    report: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="draw one token and the memory as an HTML page")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="print the figures as JSON")] = False,
+) -> None:
+    """Say whether a model fits a target and how fast it will be, before anything is built."""
+    from n730c.forecast import forecast
+
+    chosen, others, where = forecast(
+        source,
+        target,
+        precision.value if precision else None,
+        kv.value if kv else None,
+        context,
+        parse_size(ram) if ram else None,
+    )
+    if report is not None:
+        if chosen.choice is None:
+            raise UsageError("there is no plan to draw", found="a model that does not fit", hint="Leave --report out.")
+        from n730c.picture import draw
+
+        report.write_text(draw(f"{source.name} on {where.name}", chosen.planner, chosen.choice), encoding="utf-8")
+    facts = chosen.facts()
+    if as_json:
+        print(json.dumps({"target": where.name, **facts, "others": [o.facts() for o in others]}, indent=2))
+        return
+    print_forecasts(facts, [o.facts() for o in others], where.name, Console())
 
 
 @app.command()

@@ -26,7 +26,7 @@ from n730c.package.layout import MAGIC
 from n730c.passes import Pass, run_passes
 from n730c.passes.fuse_silu_mul import FuseSiluMul
 from n730c.passes.lower import lower
-from n730c.passes.plan import Planner
+from n730c.passes.plan import Planner, fit_context
 from n730c.passes.precision import assign_uniform, kv_format
 from n730c.quant import encode, encode_vector
 from n730c.runtime import run_runtime
@@ -54,9 +54,10 @@ class Options:
     dump: Path | None = None
 
 
-def _context(asked: int | None, graph: Graph) -> int:
+def choose_context(asked: int | None, graph: Graph, program: Program, ram_bytes: int) -> int:
+    """Tokens of the KV cache: as asked, or what suits the memory."""
     if asked is None:
-        return min(graph.context, DEFAULT_CONTEXT)
+        return fit_context(program, min(graph.context, DEFAULT_CONTEXT), ram_bytes)
     if asked > graph.context:
         raise UsageError(
             "--context is longer than the model was made for",
@@ -187,12 +188,13 @@ def build(options: Options, console: Console) -> dict[str, Any]:
         done(1, 1, f"{len(graph.nodes)} nodes")
 
         done = stage("planning")
-        context = _context(options.context, graph)
         tokenizer = compile_tokenizer(options.model, graph.vocab, checkpoint.eos_ids)
         chat = read_chat_template(options.model)
         formats = assign_uniform(graph, options.precision)
         program = lower(graph, formats, kv_format(options.kv, options.precision))
-        plans = Planner(program, target, len(tokenizer), context).plans(options.ram_bytes or target.ram_bytes)
+        ram_bytes = options.ram_bytes or target.ram_bytes
+        context = choose_context(options.context, graph, program, ram_bytes)
+        plans = Planner(program, target, len(tokenizer), context).plans(ram_bytes)
         done(1, 1, f"{plans[0].arena_bytes / 2**20:.0f} MiB of RAM")
 
         done = stage("making kernels")

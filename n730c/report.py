@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from rich.console import Console
@@ -15,6 +16,50 @@ def show_size(size: float) -> str:
             return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
         size /= 1024
     return f"{size:.2f} GiB"
+
+
+def print_forecasts(chosen: dict[str, Any], others: Sequence[dict[str, Any]], target: str, console: Console) -> None:
+    """Print what ``plan`` foresees: the way that was asked for, and what else the same memory would run."""
+    if chosen["fits"]:
+        console.print(
+            f"[bold]fits[/bold] {target}: {show_size(chosen['ram_bytes'])} of RAM for {chosen['precision']} "
+            f"({chosen['bits_per_weight']:.2f} bits a weight) and {chosen['context']} tokens of context",
+            highlight=False,
+            soft_wrap=True,
+        )
+        console.print(
+            f"{_speed(chosen['decode_tokens_per_s'])} tokens/s, held up by {chosen['limit']}; "
+            f"{chosen['disk_bytes_per_token'] / 1e6:.0f} MB read from the disk a token; "
+            f"prompt {_speed(chosen['prefill_tokens_per_s'])} tokens/s; "
+            f"first token of a 128-token prompt after {chosen['first_token_s']:.1f} s",
+            highlight=False,
+            soft_wrap=True,
+        )
+    else:
+        console.print(
+            f"[bold]does not fit[/bold] {target}: {chosen['precision']} with {chosen['context']} tokens of context "
+            f"needs {show_size(chosen['ram_bytes'])} at least",
+            highlight=False,
+            soft_wrap=True,
+        )
+    if not others:
+        return
+    table = Table("precision", "context", "RAM", "MB a token", "tokens/s", "limit", title="what else would run")
+    for other in others:
+        speed = _speed(other["decode_tokens_per_s"]) if other["fits"] else "-"
+        table.add_row(
+            other["precision"],
+            str(other["context"]),
+            show_size(other["ram_bytes"]),
+            f"{other['disk_bytes_per_token'] / 1e6:.0f}",
+            speed,
+            other["limit"],
+        )
+    console.print(table)
+
+
+def _speed(tokens_per_s: float) -> str:
+    return f"{tokens_per_s:.1f}" if tokens_per_s >= 10 else f"{tokens_per_s:.2f}"
 
 
 def print_package(facts: dict[str, Any], console: Console) -> None:

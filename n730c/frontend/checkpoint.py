@@ -139,9 +139,10 @@ class Checkpoint:
         return self.entries[name]
 
 
-def open_checkpoint(folder: Path) -> Checkpoint:
+def open_checkpoint(folder: Path, weights: bool = True) -> Checkpoint:
     """Read configuration and headers of a Hugging Face folder; the lengths of all weight files are checked here.
 
+    Without ``weights`` the configuration alone is read.
     Raises UnsupportedModel, in one line, for a missing folder, a missing or broken config.json, missing weights, a
     missing, truncated or corrupt shard, and an index that does not agree with its shards.
     """
@@ -157,7 +158,7 @@ def open_checkpoint(folder: Path) -> Checkpoint:
             folder=folder,
             config=_read_json(folder / "config.json"),
             generation=_read_json(generation) if generation.is_file() else {},
-            entries=_read_entries(folder),
+            entries=_read_entries(folder) if weights else {},
         )
     except OSError as error:
         raise _unreadable(folder, error) from None

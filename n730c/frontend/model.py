@@ -40,6 +40,19 @@ def load_model(folder: Path) -> tuple[Graph, Checkpoint]:
     return graph, checkpoint
 
 
+def load_graph(folder: Path) -> Graph:
+    """The graph that config.json alone describes, for plans made before there are weights. Raises UnsupportedModel."""
+    checkpoint = open_checkpoint(folder, weights=False)
+    from n730c.frontend.layers import assemble
+    from n730c.frontend.trace import trace
+
+    traced = trace(checkpoint.config)
+    tied = {name: names[0] for names in traced.tied for name in names}
+    graph = assemble(checkpoint.name, traced, lambda name: tied.get(name, name))
+    verify(graph)
+    return graph
+
+
 def _refuse_unused(checkpoint: Checkpoint, used: Collection[str], layers_path: str, layers: int) -> None:
     """A tensor that the graph never reads means that config.json describes another model than the weights are of."""
     unused = [name for name in checkpoint.names if name not in used and not name.endswith(_HARMLESS)]

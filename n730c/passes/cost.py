@@ -2,30 +2,49 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from n730c.artifacts import PIECE, Program, StepOp
 from n730c.dtypes import TILE_ROWS, matrix_bytes
 from n730c.target import Target
 
 
-def step_seconds(program: Program, target: Target, context: int, tokens: int) -> tuple[float, ...]:
-    """Seconds of each step when the body runs ``tokens`` tokens and the head one, weights in RAM.
+@dataclass(frozen=True)
+class StepCost:
+    """Seconds of one step. Reading and computing go on side by side; ``fixed`` comes on top."""
+
+    fixed: float  # hand-out and barrier
+    reading: float = 0.0  # bytes from RAM
+    computing: float = 0.0
+
+    @property
+    def seconds(self) -> float:
+        return self.fixed + max(self.reading, self.computing)
+
+
+def step_costs(program: Program, target: Target, context: int, tokens: int) -> tuple[StepCost, ...]:
+    """The cost of each step when the body runs ``tokens`` tokens and the head one, weights in RAM.
 
     Attention is charged with reading half of ``context`` from the KV cache; its arithmetic, and that of all steps but
     LINEAR, is left out: small beside the weights, and part of ``target.step_seconds``.
     """
-    seconds = []
+    costs = []
     for i, step in enumerate(program.steps):
-        cost = target.step_seconds
+        cost = StepCost(target.step_seconds)
         if step.op is StepOp.LINEAR:
             tensor = program.tensors[step.weight]
             rate: float = getattr(target.kernel_rates, tensor.format.name.lower())
             count = 1 if i >= program.head_first else tokens
-            reading = matrix_bytes(tensor.format, tensor.rows, tensor.cols) / target.ram_bytes_per_s
-            cost += max(reading, count * tensor.rows * tensor.cols / (rate * target.cores))
+            cost = StepCost(
+                target.step_seconds,
+                reading=matrix_bytes(tensor.format, tensor.rows, tensor.cols) / target.ram_bytes_per_s,
+                computing=count * tensor.rows * tensor.cols / (rate * target.cores),
+            )
         elif step.op is StepOp.ATTENTION:
-            cost += program.caches[step.ints[0]].size(context) / 2 / target.ram_bytes_per_s
-        seconds.append(cost)
-    return tuple(seconds)
+            half = program.caches[step.ints[0]].size(context) / 2
+            cost = StepCost(target.step_seconds, reading=half / target.ram_bytes_per_s)
+        costs.append(cost)
+    return tuple(costs)
 
 
 def read_seconds(size: int, contiguous: bool, target: Target) -> float:

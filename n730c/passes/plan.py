@@ -27,7 +27,7 @@ from n730c.artifacts import (
 )
 from n730c.dtypes import TILE_ROWS, matrix_bytes, round_up
 from n730c.errors import BudgetExceeded
-from n730c.passes.cost import read_seconds, row_read_bytes, step_seconds
+from n730c.passes.cost import StepCost, read_seconds, row_read_bytes, step_costs
 from n730c.passes.memory import buffer_offsets
 from n730c.passes.ring import slots_and_leads
 from n730c.passes.simulate import Read, Timeline, simulate
@@ -40,6 +40,7 @@ OVERHEAD = 24 << 20  # bytes that n730-exec may take beside the arena
 SLOTS = (2, 3, 4, 6, 8, 12)
 RUNS = (1, 4, 16)  # streamed segments in a row: a disk that seeks slowly wants several
 SLOW_SEEK = 1 << 20  # bytes that the disk could read in the time of a seek, from which on that counts
+LEAST_CONTEXT = 256  # tokens; less is taken only if asked for
 MOST_COUNTS = 128  # numbers of streamed segments that are looked at
 MOST_PLANS = 24  # in one package
 
@@ -154,15 +155,16 @@ class Planner:
     # ---- time ----
 
     @cached_property
-    def _decode_steps(self) -> tuple[float, ...]:
-        return step_seconds(self.program, self.target, self.context, 1)
+    def decode_costs(self) -> tuple[StepCost, ...]:
+        """What each step of one token costs, weights in RAM."""
+        return step_costs(self.program, self.target, self.context, 1)
 
     @cached_property
-    def _prefill_steps(self) -> tuple[float, ...]:
-        return step_seconds(self.program, self.target, self.context, self._batch)
+    def _prefill_costs(self) -> tuple[StepCost, ...]:
+        return step_costs(self.program, self.target, self.context, self._batch)
 
     def _steps(self, rows: int | None, tokens: int) -> tuple[float, ...]:
-        steps = self._decode_steps if tokens == 1 else self._prefill_steps
+        steps = tuple(c.seconds for c in (self.decode_costs if tokens == 1 else self._prefill_costs))
         if rows is None:
             return steps
         reading = self.target.disk_seek_s + row_read_bytes(self.program, rows) / self.target.disk_bytes_per_s
@@ -189,6 +191,14 @@ class Planner:
             assert ring is not None
             self._timelines[key] = simulate(self._steps(choice.rows, tokens), self._reads(choice.streamed, ring[1]))
         return self._timelines[key]
+
+    def limit(self, choice: Choice) -> str:
+        """What holds decoding up: ``disk``, ``RAM`` or ``compute``."""
+        timeline = self.timeline(choice)
+        if timeline.waited > timeline.period / 2:
+            return "disk"
+        reading = sum(c.reading for c in self.decode_costs if c.reading >= c.computing)
+        return "RAM" if reading > sum(c.seconds for c in self.decode_costs) / 2 else "compute"
 
     def disk_bytes(self, choice: Choice) -> int:
         """Bytes read from the disk for one token."""
@@ -330,6 +340,14 @@ class Planner:
             runs.append(Event(Action.WAIT, i))
         runs.append(Event(Action.RUN, at, len(self.program.steps) - at))
         return (*loads, *reads, *runs)
+
+
+def fit_context(program: Program, longest: int, ram_bytes: int) -> int:
+    """Tokens of context when none are asked for: ``longest``, halved until the KV cache takes a quarter of the RAM."""
+    context = longest
+    while context > LEAST_CONTEXT and sum(c.size(context) for c in program.caches) > ram_bytes // 4:
+        context = max(LEAST_CONTEXT, context // 2)
+    return min(context, longest)
 
 
 def _spread(chunks: Sequence[tuple[int, ...]], wanted: int) -> list[tuple[int, ...]]:

@@ -1,0 +1,131 @@
+"""What a model would do on a target, said before anything is built: from its configuration alone, or from a package."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from n730c.artifacts import Plan, Program
+from n730c.errors import N730Error, UsageError
+from n730c.frontend.model import load_graph
+from n730c.frontend.tokenizer import compile_tokenizer
+from n730c.ir.core import Graph
+from n730c.package import read_package
+from n730c.passes import run_passes
+from n730c.passes.lower import lower
+from n730c.passes.plan import OVERHEAD, Choice, Planner
+from n730c.passes.precision import PRECISIONS, assign_uniform, kv_format
+from n730c.pipeline import PASSES, choose_context
+from n730c.target import Target, load_target
+
+TOKENIZER_BYTES = 8 << 20  # assumed where there is no tokenizer.json yet: about what 128 000 tokens take
+SHORTER = 4  # the shorter context that is offered: a quarter
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """One way to build the model. ``choice`` is None where it does not fit; then ``least_bytes`` says what would."""
+
+    precision: str
+    context: int
+    planner: Planner
+    choice: Choice | None
+
+    @property
+    def plan(self) -> Plan | None:
+        return None if self.choice is None else self.planner.plan(self.choice)
+
+    @property
+    def least_bytes(self) -> int:
+        return self.planner.least_arena + OVERHEAD
+
+    def facts(self) -> dict[str, Any]:
+        """``plan --json``: sizes in bytes, speeds in tokens a second, times in seconds; zeros where it does not fit."""
+        plan = self.plan
+        program = self.planner.program
+        return {
+            "fits": plan is not None,
+            "precision": self.precision,
+            "context": self.context,
+            "ram_bytes": plan.arena_bytes + OVERHEAD if plan else self.least_bytes,
+            "vram_bytes": plan.vram_bytes if plan else 0,
+            "disk_bytes_per_token": plan.disk_bytes_per_token if plan else 0,
+            "decode_tokens_per_s": plan.decode_tokens_per_s if plan else 0.0,
+            "prefill_tokens_per_s": plan.prefill_tokens_per_s if plan else 0.0,
+            "first_token_s": plan.first_token_s if plan else 0.0,
+            "limit": self.planner.limit(self.choice) if self.choice else "memory",
+            "weights_bytes": sum(s.size for s in program.segments),
+            "kv_bytes": sum(c.size(self.context) for c in program.caches),
+            "bits_per_weight": program.bits_per_weight,
+        }
+
+
+def forecast(
+    source: Path,
+    target_name: str,
+    precision: str | None = None,
+    kv: str | None = None,
+    context: int | None = None,
+    ram_bytes: int | None = None,
+) -> tuple[Forecast, tuple[Forecast, ...], Target]:
+    """The forecast for a model's folder or a package, others that would suit too, and the target.
+
+    A folder needs nothing but config.json. Raises N730Error for what cannot be read or is not understood.
+    """
+    target = load_target(target_name)
+    ram = ram_bytes or target.ram_bytes
+    if source.is_file():
+        if precision or kv:
+            raise UsageError(
+                "--precision and --kv are for model folders", found=f"the package {source}", hint="Leave them out."
+            )
+        return _of_package(source, target, context, ram), (), target
+    graph = run_passes(load_graph(source), PASSES, None)
+    tokenizer = _tokenizer_bytes(source, graph)
+
+    def of(name: str, asked: int | None) -> Forecast:
+        program = lower(graph, assign_uniform(graph, name), kv_format(kv, name))
+        return _forecast(name, program, target, tokenizer, choose_context(asked, graph, program, ram), ram)
+
+    chosen = of(precision or "int4", context)
+    return chosen, tuple(_others(chosen, of, context)), target
+
+
+def _others(chosen: Forecast, of: Callable[[str, int | None], Forecast], asked: int | None) -> Iterator[Forecast]:
+    for name in ("fp16", "int8", "int4", "int2"):
+        if name != chosen.precision and name in PRECISIONS:
+            yield of(name, asked)
+    shorter = chosen.context // SHORTER
+    if shorter >= 1 and chosen.choice != chosen.planner.resident:
+        yield of(chosen.precision, shorter)
+
+
+def _forecast(name: str, program: Program, target: Target, tokenizer: int, context: int, ram_bytes: int) -> Forecast:
+    planner = Planner(program, target, tokenizer, context)
+    return Forecast(name, context, planner, planner.best(max(0, ram_bytes - OVERHEAD)))
+
+
+def _of_package(path: Path, target: Target, context: int | None, ram_bytes: int) -> Forecast:
+    package = read_package(path)
+    options = package.meta.get("options")
+    name = options.get("precision") if isinstance(options, dict) else None
+    context = context or package.plans[0].context
+    if context > package.plans[0].context:
+        raise UsageError(
+            "the package holds less context",
+            expected=f"at most {package.plans[0].context} tokens",
+            found=str(context),
+            hint="Build it again with a larger --context.",
+        )
+    return _forecast(str(name or "as built"), package.program, target, len(package.tokenizer), context, ram_bytes)
+
+
+def _tokenizer_bytes(folder: Path, graph: Graph) -> int:
+    if not (folder / "tokenizer.json").is_file():
+        return TOKENIZER_BYTES
+    try:
+        return len(compile_tokenizer(folder, graph.vocab, ()))
+    except N730Error:  # the build will say so; a plan can do without
+        return TOKENIZER_BYTES

@@ -1,0 +1,68 @@
+"""``n730c plan``: what is said before anything is built, from a configuration alone."""
+
+from __future__ import annotations
+
+import json
+import xml.etree.ElementTree as ElementTree
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.e2e.conftest import Built, n730c
+
+LLAMA_2_7B = {
+    **{"architectures": ["LlamaForCausalLM"], "model_type": "llama", "hidden_act": "silu", "rms_norm_eps": 1e-5},
+    **{"hidden_size": 4096, "intermediate_size": 11008, "num_hidden_layers": 32, "vocab_size": 32000},
+    **{"num_attention_heads": 32, "num_key_value_heads": 32, "max_position_embeddings": 4096},
+    **{"tie_word_embeddings": False},
+}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("plan") / "llama-2-7b"
+    folder.mkdir()
+    (folder / "config.json").write_text(json.dumps(LLAMA_2_7B))
+    return folder
+
+
+def plan(source: Path, *options: str) -> dict[str, Any]:
+    done = n730c("plan", source, "--target", "gt730", "--json", *options)
+    assert done.returncode == 0, done.stderr
+    result: dict[str, Any] = json.loads(done.stdout)
+    return result
+
+
+def test_a_7b_model_is_planned_from_its_configuration_alone(folder: Path, tmp_path: Path) -> None:
+    page = tmp_path / "plan.html"
+    facts = plan(folder, "--ram", "2G", "--context", "512", "--report", str(page))
+    assert facts["fits"] and facts["limit"] == "disk"
+    assert facts["ram_bytes"] <= 2 << 30
+    # What is not in RAM is read: the file is 3.9 GB at 4.5 bits.
+    assert 1.7e9 < facts["disk_bytes_per_token"] < 2.4e9
+    assert facts["decode_tokens_per_s"] == pytest.approx(500e6 / facts["disk_bytes_per_token"], rel=0.05)
+    ways = {(other["precision"], other["context"]): other for other in facts["others"]}
+    assert ways["int2", 512]["decode_tokens_per_s"] > facts["decode_tokens_per_s"]
+    assert ways["int4", 128]["disk_bytes_per_token"] < facts["disk_bytes_per_token"]
+    text = page.read_text()
+    assert "KV cache of 512 tokens" in text
+    drawings = [part.split("</svg>")[0] for part in text.split("<svg")[1:]]
+    for drawing in drawings:
+        ElementTree.fromstring(f"<svg{drawing}</svg>")
+    assert drawings[0].count("<rect") > 100  # reads and runs of one token
+
+
+def test_what_does_not_fit_says_what_would(folder: Path) -> None:
+    facts = plan(folder, "--ram", "100M", "--context", "4096")
+    assert not facts["fits"] and facts["limit"] == "memory"
+    assert facts["ram_bytes"] > 2 << 30  # the KV cache alone
+    assert plan(folder, "--ram", "4G")["context"] < 4096  # sized to fit when it is not given
+
+
+def test_plan_of_a_package(built: Built) -> None:
+    package = built("demo", "int8")
+    facts = plan(package)
+    assert facts["fits"] and facts["disk_bytes_per_token"] == 0 and facts["precision"] == "int8"
+    done = n730c("plan", package, "--target", "gt730", "--precision", "int4")
+    assert done.returncode == 1 and "for model folders" in done.stderr
