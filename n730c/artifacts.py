@@ -56,10 +56,13 @@ class Tier(IntEnum):
 
 
 class Isa(IntEnum):
-    """Instruction-set levels of a flat kernel image, weakest first."""
+    """Instruction-set levels of a flat kernel image. Each holds all before it: a CPU runs its own and those below."""
 
-    SSE2 = 0
-    AVX2 = 1  # AVX2 + FMA + F16C (Haswell)
+    SSE2 = 0  # every x86-64
+    SSSE3 = 1  # Core 2, Nehalem (SSE4.2 adds nothing that the kernels use)
+    AVX = 2  # 256 bits of floats, 128 of integers (Sandy Bridge)
+    AVX2 = 3  # AVX2 + FMA + F16C (Haswell)
+    AVX512 = 4  # AVX-512 F, BW, DQ, VL and VNNI (Ice Lake, Zen 4)
 
 
 class Maker(IntEnum):

@@ -40,7 +40,7 @@ class Target(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
     name: str
     description: str
-    isa: Literal["sse2", "avx2"]
+    isa: Literal["sse2", "ssse3", "avx", "avx2", "avx512"]
     cores: PositiveInt
     ram_bytes: PositiveInt = Field(description="RAM left for us beside the operating system")
     ram_bytes_per_s: PositiveFloat = Field(description="sustained read bandwidth, all cores together")

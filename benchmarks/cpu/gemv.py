@@ -29,6 +29,7 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
 from n730c.artifacts import Isa, StepOp  # noqa: E402
+from n730c.codegen.image import ISA_FLAGS  # noqa: E402
 from n730c.codegen.native import PROTOTYPE, Call  # noqa: E402
 from n730c.dtypes import GROUP, Format, matrix_bytes  # noqa: E402
 from n730c.quant import encode  # noqa: E402
@@ -52,12 +53,11 @@ void read_all(const uint8_t *p, int64_t bytes) {
 
 def compile_library(folder: Path, isa: Isa) -> ctypes.CDLL:
     (folder / "read.c").write_text(READ)
-    flags = ["-O3", "-ffp-contract=off", "-shared", "-fPIC", f"-I{ROOT / 'templates/cpu'}"]
-    kernels = ROOT / f"runtime/src/builtin_kernels_{isa.name.lower()}.c"
-    wide = ["-mavx2", "-mfma", "-mf16c"]
-    subprocess.run(["gcc", *flags, *wide, "-c", folder / "read.c", "-o", folder / "read.o"], check=True)
-    flags += wide if isa is Isa.AVX2 else []
-    subprocess.run(["gcc", *flags, kernels, folder / "read.o", "-o", folder / "k.so"], check=True)
+    name = f"n730_builtin_{isa.name.lower()}"  # AVX-512 too, which n730-exec knows in images only
+    (folder / "k.c").write_text(f'#define N730_BUILTIN {name}\n#include "builtin_kernels.inc"\n')
+    flags = ["-O3", "-ffp-contract=off", "-shared", "-fPIC", f"-I{ROOT / 'templates/cpu'}", f"-I{ROOT / 'runtime/src'}"]
+    subprocess.run(["gcc", *flags, "-mavx2", "-c", folder / "read.c", "-o", folder / "read.o"], check=True)
+    subprocess.run(["gcc", *flags, *ISA_FLAGS[isa], folder / "k.c", folder / "read.o", "-o", folder / "k.so"], check=True)
     library = ctypes.CDLL(str(folder / "k.so"))
     library.read_all.argtypes = (ctypes.c_void_p, ctypes.c_int64)
     return library

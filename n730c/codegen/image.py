@@ -19,7 +19,14 @@ from n730c.errors import ToolchainError
 
 MAX_FRAME = 4000  # bytes: Windows commits the stack page by page, and image code has no probes
 
-_ISA_FLAGS = {Isa.SSE2: (), Isa.AVX2: ("-mavx2", "-mfma", "-mf16c", "-mtune=haswell")}
+_AVX2 = ("-mavx2", "-mfma", "-mf16c")
+ISA_FLAGS = {
+    Isa.SSE2: (),
+    Isa.SSSE3: ("-mssse3",),
+    Isa.AVX: ("-mavx",),  # tuned for no CPU in particular: for Sandy Bridge GCC would split each 256-bit load in two
+    Isa.AVX2: (*_AVX2, "-mtune=haswell"),
+    Isa.AVX512: (*_AVX2, "-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mavx512vnni", "-mtune=icelake-client"),
+}
 _FLAGS = (
     "-std=c11 -O2 -ffp-contract=off -ffreestanding -fPIC -fvisibility=hidden -mno-red-zone -fno-stack-protector "
     "-fno-asynchronous-unwind-tables -fcf-protection=none -fno-tree-loop-distribute-patterns -fno-ident "
@@ -47,7 +54,7 @@ def compile_c(source: str, output: Path, isa: Isa) -> None:
     """Compile C text to an object for one instruction set. Raises ToolchainError, also for too large a stack frame."""
     file = output.with_suffix(".c")
     file.write_text(source, encoding="utf-8")
-    _run("gcc", *_FLAGS, *_ISA_FLAGS[isa], f"-I{template_folder()}", "-c", file, "-o", output)
+    _run("gcc", *_FLAGS, *ISA_FLAGS[isa], f"-I{template_folder()}", "-c", file, "-o", output)
 
 
 def link(objects: Sequence[Path], symbols: Sequence[str], folder: Path) -> tuple[bytes, dict[str, int]]:

@@ -45,6 +45,15 @@ class Call(ctypes.Structure):
 PROTOTYPE = ctypes.CFUNCTYPE(None, ctypes.POINTER(Call), ctypes.c_int64, ctypes.c_int64)
 
 
+# What each level adds to the one before, as Linux names it: a flag is there only if the system saves the registers too.
+_CPU_FLAGS = {
+    Isa.SSSE3: {"ssse3"},
+    Isa.AVX: {"avx"},
+    Isa.AVX2: {"avx2", "fma", "f16c"},
+    Isa.AVX512: {"avx512f", "avx512bw", "avx512dq", "avx512vl", "avx512_vnni"},
+}
+
+
 def host_isa() -> Isa:
     """The strongest level that this machine runs; the weakest if it cannot be told."""
     try:
@@ -52,7 +61,12 @@ def host_isa() -> Isa:
     except OSError:
         return Isa.SSE2
     flags = next((line.split(":", 1)[1].split() for line in lines if line.startswith("flags")), [])
-    return Isa.AVX2 if {"avx2", "fma", "f16c"} <= set(flags) else Isa.SSE2
+    host = Isa.SSE2
+    for isa, needed in _CPU_FLAGS.items():
+        if not needed <= set(flags):
+            break
+        host = isa
+    return host
 
 
 class LoadedImage:

@@ -4,26 +4,53 @@
 
 extern "C" {
 n730_kernel n730_builtin_sse2(uint16_t op, uint8_t format);
+n730_kernel n730_builtin_ssse3(uint16_t op, uint8_t format);
+n730_kernel n730_builtin_avx(uint16_t op, uint8_t format);
 n730_kernel n730_builtin_avx2(uint16_t op, uint8_t format);
 }
 
 namespace n730 {
 
-int cpu_isa() {
-    unsigned a = 0, b = 0, c = 0, d = 0;
-    if (!__get_cpuid(1, &a, &b, &c, &d)) return 0;
-    const unsigned needed = bit_FMA | bit_F16C | bit_AVX | bit_OSXSAVE;
-    if ((c & needed) != needed) return 0;
-    // XCR0 tells whether the operating system saves the upper halves of the registers.
-    unsigned xcr0_low = 0, xcr0_high = 0;
-    __asm__ volatile("xgetbv" : "=a"(xcr0_low), "=d"(xcr0_high) : "c"(0));
-    if ((xcr0_low & 6) != 6) return 0;
-    if (!__get_cpuid_count(7, 0, &a, &b, &c, &d)) return 0;
-    return (b & bit_AVX2) ? 1 : 0;
+namespace {
+
+bool all_of(unsigned bits, unsigned wanted) { return (bits & wanted) == wanted; }
+
+// XCR0 tells which registers the operating system saves. To be asked only where CPUID says OSXSAVE.
+bool saved_by_system(unsigned wanted) {
+    unsigned low = 0, high = 0;
+    __asm__ volatile("xgetbv" : "=a"(low), "=d"(high) : "c"(0));
+    return all_of(low, wanted);
 }
 
-n730_kernel builtin_kernel(uint16_t op, uint8_t format, int isa) {
-    return isa >= 1 ? n730_builtin_avx2(op, format) : n730_builtin_sse2(op, format);
+constexpr unsigned YMM = 0x06, ZMM = 0xe6; // XCR0: XMM and YMM; with mask registers and both halves of ZMM
+
+} // namespace
+
+Isa cpu_isa() {
+    unsigned a = 0, b = 0, c1 = 0, d = 0, b7 = 0, c7 = 0;
+    if (!__get_cpuid(1, &a, &b, &c1, &d) || !all_of(c1, bit_SSE3 | bit_SSSE3)) return Isa::SSE2;
+    if (!all_of(c1, bit_AVX | bit_OSXSAVE) || !saved_by_system(YMM)) return Isa::SSSE3;
+    if (!__get_cpuid_count(7, 0, &a, &b7, &c7, &d)) return Isa::AVX;
+    if (!all_of(c1, bit_FMA | bit_F16C) || !all_of(b7, bit_AVX2)) return Isa::AVX;
+    const unsigned avx512 = bit_AVX512F | bit_AVX512BW | bit_AVX512DQ | bit_AVX512VL;
+    if (!all_of(b7, avx512) || !all_of(c7, bit_AVX512VNNI) || !saved_by_system(ZMM)) return Isa::AVX2;
+    return Isa::AVX512;
+}
+
+Isa builtin_isa(Isa isa) { return isa > Isa::AVX2 ? Isa::AVX2 : isa; }
+
+n730_kernel builtin_kernel(uint16_t op, uint8_t format, Isa isa) {
+    switch (builtin_isa(isa)) {
+    case Isa::SSE2: return n730_builtin_sse2(op, format);
+    case Isa::SSSE3: return n730_builtin_ssse3(op, format);
+    case Isa::AVX: return n730_builtin_avx(op, format);
+    default: return n730_builtin_avx2(op, format);
+    }
+}
+
+const char *isa_name(Isa isa) {
+    static const char *const names[] = {"sse2", "ssse3", "avx", "avx2", "avx512"};
+    return names[uint32_t(isa)];
 }
 
 }  // namespace n730

@@ -1,4 +1,5 @@
 // Commands that look at a package without running it: info, verify, tokenize.
+#include "builtin_kernels.h"
 #include "commands.h"
 #include "progress.h"
 #include "text.h"
@@ -31,8 +32,6 @@ std::array<uint64_t, 3> count_makers(const Package &package, const Image &image)
     for (size_t k = 0; k < package.kernels.size(); ++k) ++counts[package.entries[first + k].maker];
     return counts;
 }
-
-const char *isa_name(Isa isa) { return isa == Isa::AVX2 ? "avx2" : "sse2"; }
 
 uint64_t weight_bytes(const Package &package) {
     uint64_t bytes = 0;

@@ -6,13 +6,35 @@
 
 namespace n730 {
 
+namespace {
+
+Isa level(KernelChoice choice) {
+    const Isa cpu = cpu_isa();
+    if (choice == KernelChoice::AUTO || choice == KernelChoice::BUILTIN) return cpu;
+    const Isa asked = Isa(uint32_t(choice) - uint32_t(KernelChoice::SSE2));
+    if (asked > cpu)
+        throw Error("this CPU does not run these kernels", std::string("at most ") + isa_name(cpu), isa_name(asked),
+                    "Run without --kernels.");
+    return asked;
+}
+
+std::string upper(std::string text) {
+    for (char &c : text)
+        if (c >= 'a' && c <= 'z') c = static_cast<char>(c - 'a' + 'A');
+    return text;
+}
+
+} // namespace
+
 KernelSet::KernelSet(const Package &package, KernelChoice choice, bool trust)
-    : package_(package), isa_(choice == KernelChoice::SSE2 ? Isa::SSE2 : Isa(cpu_isa())) {
+    : package_(package), isa_(level(choice)) {
 #if defined(__x86_64__)
-    if (choice != KernelChoice::AUTO || !trust) return;
+    if (choice == KernelChoice::BUILTIN || !trust) return;
+    // An image below the level of the built-in kernels would be slower than these.
     const Image *best = nullptr;
     for (const Image &image : package.images)
-        if (image.isa <= isa_ && (best == nullptr || image.isa > best->isa)) best = &image;
+        if (image.isa >= builtin_isa(isa_) && image.isa <= isa_ && (best == nullptr || image.isa > best->isa))
+            best = &image;
     if (best != nullptr) load(static_cast<size_t>(best - package.images.data()));
 #else
     (void)trust;
@@ -36,6 +58,7 @@ void KernelSet::load(size_t index) {
         memory_ = nullptr;
         throw Error("this system does not allow code to be loaded", "", "", "Run without --trust.");
     }
+    image_isa_ = image.isa;
     entries_ = package_.entries.data() + index * package_.kernels.size();
 }
 
@@ -47,12 +70,12 @@ n730_kernel KernelSet::of(const Step &step) const {
     Format format = step.weight == NONE ? Format::F32 : package_.tensors[step.weight].format;
     if (step.op == Op::KV_STORE || step.op == Op::ATTENTION)
         format = package_.caches[static_cast<size_t>(step.p[0])].format;
-    return builtin_kernel(static_cast<uint16_t>(step.op), static_cast<uint8_t>(format), static_cast<int>(isa_));
+    return builtin_kernel(static_cast<uint16_t>(step.op), static_cast<uint8_t>(format), isa_);
 }
 
 std::string KernelSet::describe() const {
-    return std::string(isa_ == Isa::AVX2 ? "AVX2" : "SSE2") +
-           (memory_ != nullptr ? " image of the package" : " built in");
+    if (memory_ != nullptr) return upper(isa_name(image_isa_)) + " image of the package";
+    return upper(isa_name(builtin_isa(isa_))) + " built in";
 }
 
 } // namespace n730

@@ -10,7 +10,11 @@ namespace n730 {
 enum class KernelChoice {
     AUTO,    // the package's image if it is trusted, otherwise built-in
     BUILTIN, // built-in, the best instruction set of this processor
-    SSE2,    // built-in, the baseline
+    SSE2,    // from here on, in the order of Isa: as AUTO on a CPU of this level
+    SSSE3,
+    AVX,
+    AVX2,
+    AVX512,
 };
 
 class KernelSet {
@@ -28,7 +32,8 @@ class KernelSet {
     void load(size_t image);
 
     const Package &package_;
-    Isa isa_;
+    Isa isa_;                        // what the CPU, or the user, allows
+    Isa image_isa_ = Isa::SSE2;      // of the chosen image
     const Entry *entries_ = nullptr; // of the chosen image, [kernels]
     void *memory_ = nullptr;
     uint64_t bytes_ = 0;

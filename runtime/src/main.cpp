@@ -1,4 +1,5 @@
 // The command line.
+#include "builtin_kernels.h"
 #include "commands.h"
 #include "progress.h"
 #include "text.h"
@@ -69,15 +70,22 @@ void add_package(CLI::App &app, CommandLine &line) {
     add(app, "package", line.run.package, "PKG", any(), "the .n730 file")->required();
 }
 
+// In the order of KernelChoice.
+std::vector<std::string> kernel_choices() {
+    std::vector<std::string> names = {"auto", "builtin"};
+    for (uint32_t isa = 0; isa <= uint32_t(Isa::AVX512); ++isa) names.push_back(isa_name(Isa(isa)));
+    return names;
+}
+
 void add_run_options(CLI::App &app, CommandLine &line) {
     const CLI::Validator device = CLI::IsMember({"auto", "cpu", "cuda"}).description("");
-    const CLI::Validator kernels = CLI::IsMember({"auto", "builtin", "sse2"}).description("");
+    const CLI::Validator kernels = CLI::IsMember(kernel_choices()).description("");
     add(app, "--threads", line.run.threads, "N", whole(1, 256), "threads (default: physical cores)");
     add(app, "--ram", line.ram, "SIZE", size(), "for weights, caches and buffers: the first plan that fits is taken");
     add(app, "--device", line.run.device, "WHERE", device, "auto, cpu or cuda");
     app.add_flag("--trust", line.run.trust, "run the code that the package carries");
     add(app, "--kernels", line.kernels, "WHICH", kernels,
-        "auto; builtin: never the package's; sse2: built-in baseline");
+        "auto; builtin: never the package's; sse2, ssse3, avx, avx2, avx512: as on a CPU with no more");
 }
 
 void add_generate_options(CLI::App &app, CommandLine &line) {
@@ -102,8 +110,8 @@ void add_generate_options(CLI::App &app, CommandLine &line) {
 
 int dispatch(const CLI::App &app, CommandLine &line) {
     if (!line.ram.empty()) parse_size(line.ram, line.run.ram);
-    if (line.kernels == "builtin") line.run.kernels = KernelChoice::BUILTIN;
-    if (line.kernels == "sse2") line.run.kernels = KernelChoice::SSE2;
+    const std::vector<std::string> kernels = kernel_choices();
+    line.run.kernels = KernelChoice(std::find(kernels.begin(), kernels.end(), line.kernels) - kernels.begin());
     if (app.got_subcommand("bench")) return bench(line.run, line.bench);
     if (app.got_subcommand("score")) return score(line.run, line.score);
     if (app.got_subcommand("tokenize")) return tokenize(line.run.package, line.text_file);

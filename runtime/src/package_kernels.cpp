@@ -8,6 +8,7 @@ namespace {
 constexpr uint32_t MAX_DIM = 1u << 24;
 constexpr uint32_t MAX_IMAGES = 16;
 constexpr uint8_t LAST_MAKER = 2;
+constexpr uint32_t LAST_ISA = uint32_t(Isa::AVX512);
 
 std::string str(uint64_t n) { return std::to_string(n); }
 
@@ -40,7 +41,7 @@ void read_images(Package &package) {
         const uint8_t *r = bytes.data() + 16 + i * 32;
         const std::string name = "image " + str(i);
         const Image image{Isa(be32(r)), be64(r + 8), be64(r + 16)};
-        need(be32(r) <= 1, "E_IMAGE", name + ": ISA", "0 or 1", be32(r));
+        need(be32(r) <= LAST_ISA, "E_IMAGE", name + ": ISA", "0 to " + str(LAST_ISA), be32(r));
         for (const Image &other : package.images)
             need(other.isa != image.isa, "E_IMAGE", name + ": ISA", "one that no other image has", be32(r));
         need(be32(r + 4) == 0 && be64(r + 24) == 0, "E_IMAGE", name + ": reserved bytes", "zeros", 1);

@@ -1,6 +1,6 @@
 /* Exact integer products of one block: 16 rows × one group of 32 inputs, for n columns (tokens) at once.
  *
- * `w` points at the fields of the block (after its scales), x[c] at the 32 int8 activations of column c. In both
+ * `w` points at the fields of the block (after its scales), x[c] at the 32 int8 activations of column c. In all
  * instruction sets one 32-bit lane belongs to one row, as the file's units are laid out. s[c][h]: rows 8h … 8h+7.
  * The weights are unpacked once for all columns. n and the loops' counts are constants after inlining. */
 #ifndef N730_DOT_H
@@ -9,7 +9,9 @@
 
 #define N730_COLUMNS 4 /* most columns of one register block */
 
-#if N730_AVX2
+#if N730_AVX512
+#include "dot_avx512.h"
+#elif N730_AVX2
 N730_FN __m256i quad(const int8_t *x) { return _mm256_set1_epi32(load_i32(x)); }
 
 /* |w| × (x with w's sign): u8 × s8 pairs stay within 2 × 128 × 127 < 2^15. */
@@ -77,6 +79,8 @@ N730_FN void dot_int2(const uint8_t *w, const int8_t *const *x, int n, i32x8 s[]
     }
 }
 
+#elif N730_SSSE3
+#include "dot_ssse3.h"
 #else /* SSE2: bytes 0, 2 and 1, 3 of each lane widened to 16 bits, then pmaddwd */
 typedef struct {
     __m128i even, odd; /* four lanes of [byte 0, byte 2] and [byte 1, byte 3] as i16 */

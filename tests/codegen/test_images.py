@@ -19,7 +19,7 @@ from n730c.dtypes import Format, round_up
 from n730c.errors import ToolchainError
 from n730c.quant import encode, encode_vector
 from tests.codegen import reference
-from tests.codegen.conftest import Lookup, Run, aligned, strided
+from tests.codegen.conftest import BUILTIN_ISAS, Lookup, Run, aligned, strided
 
 needs_avx2 = pytest.mark.skipif(host_isa() < Isa.AVX2, reason="this CPU has no AVX2")
 
@@ -58,6 +58,8 @@ def test_all_makers_and_levels_give_the_same_bits(
             want = strided(tokens, rows)
             Run(want, entering, **numbers).go(builtin(Isa.SSE2, StepOp.LINEAR, fmt), 0, tiles)
             for isa, (code, offsets) in linked.items():
+                if isa > host_isa():
+                    continue  # test_levels.py runs what qemu can
                 with LoadedImage(code) as image:
                     for maker in build.makers(spec, isa):
                         cuts = sorted({0, tiles, *rng.integers(0, tiles + 1, 2).tolist()})
@@ -65,15 +67,16 @@ def test_all_makers_and_levels_give_the_same_bits(
                         Run(out, entering, **numbers).go(image.kernel(offsets[build.symbol(spec, maker)]), *cuts)
                         np.testing.assert_array_equal(out.view(np.uint32), want.view(np.uint32), f"{isa.name} {maker}")
                         assert (out.base[:, rows:] == 7.0).all(), "wrote beyond the last row"
-            out = strided(tokens, rows)
-            Run(out, entering, **numbers).go(builtin(Isa.AVX2, StepOp.LINEAR, fmt), 0, tiles)
-            np.testing.assert_array_equal(out.view(np.uint32), want.view(np.uint32))
+            for isa in BUILTIN_ISAS[1:]:
+                out = strided(tokens, rows)
+                Run(out, entering, **numbers).go(builtin(isa, StepOp.LINEAR, fmt), 0, tiles)
+                np.testing.assert_array_equal(out.view(np.uint32), want.view(np.uint32))
 
 
 def test_tvm_serves_the_integer_formats_at_avx2() -> None:
     for spec in SPECS:
         assert (Maker.TVM in build.makers(spec, Isa.AVX2)) == spec.format.is_integer
-        assert build.makers(spec, Isa.SSE2) == (Maker.TEMPLATE,)
+        assert build.makers(spec, Isa.AVX) == (Maker.TEMPLATE,)
     assert build.makers(KernelSpec(StepOp.RMS_NORM, Format.F32, 1, 64), Isa.AVX2) == ()
 
 

@@ -36,7 +36,7 @@ enum class Format : uint8_t { F32, F16, BF16, INT8, INT4, INT2 };
 enum class Layout : uint8_t { VECTOR, MATRIX };
 enum class BufferKind : uint8_t { F32, Q8 };
 enum class Scope : uint8_t { BODY, HEAD };
-enum class Isa : uint32_t { SSE2, AVX2 };
+enum class Isa : uint32_t { SSE2, SSSE3, AVX, AVX2, AVX512 }; // each holds all before it
 
 enum class Op : uint16_t {
     EMBED = 1,
