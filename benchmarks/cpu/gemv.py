@@ -1,12 +1,12 @@
-"""Decode speed of the LINEAR kernels, one token, beside a plain read of the same bytes in the same run.
+"""Speed of the LINEAR kernels for one or more tokens, beside a plain read of the same bytes in the same run.
 
-    python benchmarks/cpu/gemv.py [--mib 96] [--seconds 4] [--formats INT4,INT8] [--isa AVX2]
+    python benchmarks/cpu/gemv.py [--mib 96] [--seconds 4] [--formats INT4,INT8] [--isa AVX2] [--tokens 1,4]
 
 For each format a matrix of about ``--mib`` MiB (larger than the caches, on huge pages where the system has them) is
-multiplied by one token, and an AVX2 loop reads the very same bytes; the two take turns, because the machine may be
-busy, and neighbours in time are compared. ``floor`` is the time of the arithmetic alone: the same kernel over weights
-that stay in the L2 cache. Columns: weights a second, GB/s of weights, share of the read's bandwidth, floor as a
-share of the kernel's time.
+multiplied by each number of tokens, and an AVX2 loop reads the very same bytes; all of them take turns, because the
+machine may be busy, and neighbours in time are compared. ``floor`` is the time of the arithmetic alone: the same
+kernel over weights that stay in the L2 cache. Columns: products (weights × tokens) a second, GB/s of weights, share of
+the read's bandwidth, floor as a share of the kernel's time, time as a multiple of the first number of tokens.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ sys.path.insert(0, str(ROOT))
 from n730c.artifacts import Isa, StepOp  # noqa: E402
 from n730c.codegen.image import ISA_FLAGS  # noqa: E402
 from n730c.codegen.native import PROTOTYPE, Call  # noqa: E402
-from n730c.dtypes import GROUP, Format, matrix_bytes  # noqa: E402
+from n730c.dtypes import GROUP, Format, matrix_bytes, round_up  # noqa: E402
 from n730c.quant import encode  # noqa: E402
 
 READ = """
@@ -66,7 +66,7 @@ def compile_library(folder: Path, isa: Isa) -> ctypes.CDLL:
 class Bench:
     """One format's matrix in memory, its kernel, and the read of the same bytes."""
 
-    def __init__(self, library: ctypes.CDLL, isa: Isa, fmt: Format, mib: int, cols: int = 2048) -> None:
+    def __init__(self, library: ctypes.CDLL, isa: Isa, fmt: Format, mib: int, most: int, cols: int = 2048) -> None:
         self.rows = max(32, (mib << 20) // (matrix_bytes(fmt, 16, cols)) // 2 * 32)
         self.cols, self.tiles = cols, self.rows // 16
         self.tile_bytes = matrix_bytes(fmt, 16, cols)
@@ -80,16 +80,18 @@ class Bench:
         tile = np.frombuffer(encode(normal, fmt), np.uint8)  # real numbers: subnormal ones would be slow
         for i in range(self.tiles):
             self.weights[i * self.tile_bytes : (i + 1) * self.tile_bytes] = tile
-        self.x = np.ones(cols + cols // GROUP * 8 if fmt.is_integer else cols * 4, np.uint8)
-        scales = self.x[cols : cols + cols // GROUP * 4] if fmt.is_integer else self.x
-        scales.view(np.float32)[:] = 0.5
-        self.out = np.zeros(self.rows, np.float32)
+        used = cols + cols // GROUP * 8 if fmt.is_integer else cols * 4
+        self.x = np.ones((most, round_up(used, 64)), np.uint8)
+        scales = self.x[:, cols : cols + cols // GROUP * 4] if fmt.is_integer else self.x
+        scales.reshape(most, -1).view(np.float32)[:] = 0.5
+        self.out = np.zeros((most, self.rows), np.float32)
         lookup = getattr(library, f"n730_builtin_{isa.name.lower()}")
         lookup.restype, lookup.argtypes = ctypes.c_void_p, (ctypes.c_uint16, ctypes.c_uint8)
         self.kernel = PROTOTYPE(lookup(StepOp.LINEAR, fmt))
         self.read = library.read_all
         self.call = Call(rows=self.rows, cols=cols, tokens=1, weight=self.weights.ctypes.data)
         self.call.inputs[0], self.call.out = self.x.ctypes.data, self.out.ctypes.data
+        self.call.in_stride[0], self.call.out_stride = self.x.strides[0], self.out.strides[0]
 
     def _threads(self, count: int, work: object) -> float:
         """Seconds that ``count`` threads take for their contiguous parts of the tiles."""
@@ -112,7 +114,8 @@ class Bench:
             thread.join()
         return seconds
 
-    def kernel_time(self, threads: int) -> float:
+    def kernel_time(self, threads: int, tokens: int) -> float:
+        self.call.tokens = tokens
         return self._threads(threads, lambda begin, end: self.kernel(ctypes.byref(self.call), begin, end))
 
     def read_time(self, threads: int) -> float:
@@ -121,8 +124,9 @@ class Bench:
 
         return self._threads(threads, work)
 
-    def floor_time(self) -> float:
+    def floor_time(self, tokens: int) -> float:
         """Seconds for as many tiles out of the L2 cache (a few tiles again and again), one thread."""
+        self.call.tokens = tokens
         hot = max(1, (128 << 10) // self.tile_bytes)
         repeats = max(1, self.tiles // hot // 16)
         began = time.perf_counter()
@@ -137,29 +141,39 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=4.0, help="for each format and number of threads")
     parser.add_argument("--formats", default="INT4,INT8,INT2,BF16,F16")
     parser.add_argument("--isa", default="AVX2", choices=[isa.name for isa in Isa])
+    parser.add_argument("--tokens", default="1", help="numbers of tokens, comma-separated")
     options = parser.parse_args()
     isa = Isa[options.isa]
-    print(f"{'format':6} {'threads':>7} {'Gweights/s':>10} {'GB/s':>6} {'read GB/s':>9} {'share':>6} {'floor':>6}")
+    counts = [int(count) for count in options.tokens.split(",")]
+    print(
+        f"{'format':6} {'threads':>7} {'tokens':>6} {'Gproducts/s':>11} {'GB/s':>6} {'read GB/s':>9} {'share':>6} "
+        f"{'floor':>6} {'times':>6}"
+    )
     with tempfile.TemporaryDirectory() as folder:
         library = compile_library(Path(folder), isa)
         for name in options.formats.split(","):
-            bench = Bench(library, isa, Format[name], options.mib)
+            bench = Bench(library, isa, Format[name], options.mib, max(counts))
             size = bench.tile_bytes * bench.tiles
             for threads in (1, 2):
-                kernel, read, floor = [], [], []
+                kernel: dict[int, list[float]] = {count: [] for count in counts}
+                floor: dict[int, list[float]] = {count: [] for count in counts}
+                read = []
                 end = time.perf_counter() + options.seconds
-                while time.perf_counter() < end or len(kernel) < 5:
-                    kernel.append(bench.kernel_time(threads))
+                while time.perf_counter() < end or len(read) < 5:
                     read.append(bench.read_time(threads))
-                    floor.append(bench.floor_time() / threads)
-                k, r = median(kernel), median(read)
-                share = median(b / a for a, b in zip(kernel, read, strict=True))
-                least = median(b / a for a, b in zip(kernel, floor, strict=True))
-                print(
-                    f"{name:6} {threads:7} {bench.rows * bench.cols / k / 1e9:10.2f} {size / k / 1e9:6.2f} "
-                    f"{size / r / 1e9:9.2f} {share:6.0%} {least:6.0%}",
-                    flush=True,
-                )
+                    for count in counts:
+                        kernel[count].append(bench.kernel_time(threads, count))
+                        floor[count].append(bench.floor_time(count) / threads)
+                for count in counts:
+                    k, r = median(kernel[count]), median(read)
+                    share = median(b / a for a, b in zip(kernel[count], read, strict=True))
+                    least = median(b / a for a, b in zip(kernel[count], floor[count], strict=True))
+                    times = median(a / b for a, b in zip(kernel[count], kernel[counts[0]], strict=True))
+                    print(
+                        f"{name:6} {threads:7} {count:6} {count * bench.rows * bench.cols / k / 1e9:11.2f} "
+                        f"{size / k / 1e9:6.2f} {size / r / 1e9:9.2f} {share:6.0%} {least:6.0%} {times:6.2f}",
+                        flush=True,
+                    )
 
 
 if __name__ == "__main__":
