@@ -134,9 +134,12 @@ class Buffer:
         return round_up(padded + 8 * (padded // GROUP), 64)
 
 
+CACHE_FORMATS = (Format.F32, Format.F16, Format.INT8)
+
+
 @dataclass(frozen=True)
 class Cache:
-    """The KV cache of one attention: F16 or F32, K then V, each [kv_heads][context][head_dim]."""
+    """The KV cache of one attention: K then V, each [kv_heads][context][head_dim], INT8 with an f32 scale a row."""
 
     kv_heads: int
     head_dim: int
@@ -144,7 +147,8 @@ class Cache:
     format: Format = Format.F16
 
     def size(self, context: int) -> int:
-        return round_up(2 * self.kv_heads * context * self.head_dim * (self.format.bits // 8), 64)
+        row = self.head_dim * (self.format.bits // 8) + (4 if self.format is Format.INT8 else 0)
+        return round_up(2 * self.kv_heads * context * row, 64)
 
 
 @dataclass(frozen=True)

@@ -52,6 +52,7 @@ class KV(StrEnum):
 
     fp16 = "fp16"
     fp32 = "fp32"
+    int8 = "int8"
 
 
 @app.command()

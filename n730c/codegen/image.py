@@ -25,7 +25,15 @@ ISA_FLAGS = {
     Isa.SSSE3: ("-mssse3",),
     Isa.AVX: ("-mavx",),  # tuned for no CPU in particular: for Sandy Bridge GCC would split each 256-bit load in two
     Isa.AVX2: (*_AVX2, "-mtune=haswell"),
-    Isa.AVX512: (*_AVX2, "-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mavx512vnni", "-mtune=icelake-client"),
+    Isa.AVX512: (
+        *_AVX2,
+        "-mavx512f",
+        "-mavx512bw",
+        "-mavx512dq",
+        "-mavx512vl",
+        "-mavx512vnni",
+        "-mtune=icelake-client",
+    ),
 }
 _FLAGS = (
     "-std=c11 -O2 -ffp-contract=off -ffreestanding -fPIC -fvisibility=hidden -mno-red-zone -fno-stack-protector "

@@ -186,7 +186,7 @@ def lower(
 ) -> Program:
     """The program of ``graph`` with its tensors in the formats given (by name). Pure; raises InvalidIR.
 
-    ``kv``: how keys and values are cached, F16 or F32.
+    ``kv``: how keys and values are cached, one of CACHE_FORMATS.
     """
     state = _Lowering(graph, formats, kv, segment_bytes)
     head = _head_first(graph)

@@ -17,7 +17,7 @@ PRECISIONS: dict[str, Format] = {
 }
 
 
-KV_FORMATS: dict[str, Format] = {"fp16": Format.F16, "fp32": Format.F32}
+KV_FORMATS: dict[str, Format] = {"fp16": Format.F16, "fp32": Format.F32, "int8": Format.INT8}
 
 
 def kv_format(kv: str | None, precision: str) -> Format:

@@ -68,7 +68,7 @@ void Executor::make_call(size_t index, size_t plan, uint8_t *arena, const Kernel
         call.head_dim = cache.head_dim;
         c.cache_bytes = static_cast<int64_t>(cache.bytes(plan_.context));
         call.k_cache = base;
-        call.v_cache = base + cache.element_bytes() * cache.kv_heads * plan_.context * cache.head_dim;
+        call.v_cache = base + cache.row_bytes() * cache.kv_heads * plan_.context;
     };
     switch (step.op) {
     case Op::EMBED:

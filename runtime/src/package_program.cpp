@@ -228,7 +228,8 @@ void read_buffers(Package &package) {
         if (c.head_dim < 1 || c.head_dim > 1024 || c.head_dim % 8 != 0)
             bad("head_dim", "8 to 1024, a multiple of 8", c.head_dim);
         if (be32(r + 8) != 0) bad("window", "0", be32(r + 8));
-        if (r[12] > 1) bad("format", "0 (f32) or 1 (f16)", r[12]);
+        if (c.format != Format::F32 && c.format != Format::F16 && c.format != Format::INT8)
+            bad("format", "0 (f32), 1 (f16) or 3 (int8)", r[12]);
         if (!all_zero(r + 13, 3)) bad("reserved bytes", "zeros", 1);
         package.caches.push_back(c);
     });

@@ -40,6 +40,7 @@ TEST_CASE("sizes of tensors and buffers") {
     CHECK(Buffer{BufferKind::Q8, Scope::BODY, 33}.token_bytes() == 128); // 64 values, 2 scales, 2 sums
     CHECK(Cache{2, 8, Format::F16}.bytes(3) == 192);
     CHECK(Cache{2, 8, Format::F32}.bytes(3) == 384);
+    CHECK(Cache{2, 8, Format::INT8}.bytes(3) == 192); // 2 × 2 × 3 rows of 8 + 4 bytes, rounded up
 }
 
 TEST_CASE("sizes as people write them") {

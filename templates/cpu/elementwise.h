@@ -40,9 +40,7 @@ N730_FN void quantize_group(const float *x, int64_t n, int8_t *q, float *scale, 
     f32x8 inverse = f8_set(most > 0.0f ? 127.0f / most : 0.0f);
     *scale = most / 127.0f;
     N730_UNROLL for (int i = 0; i < 4; i++) {
-        f32x8 t = f8_mul(v[i], inverse);
-        t = f8_andnot(f8_nan(t), t);
-        i32x8 r = f8_round(f8_min(f8_max(t, f8_set(-127.0f)), f8_set(127.0f)));
+        i32x8 r = f8_to_q8(v[i], inverse);
         total = i ? i8_add(total, r) : r;
         i8_store_bytes(q + 8 * i, r);
     }

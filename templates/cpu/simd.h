@@ -64,6 +64,21 @@ N730_FN float sum4(__m128 v) {
 #include "simd_float.h"
 #include "simd_int.h"
 
+/* round-half-even(x · inverse) within ±127; NaN gives 0. */
+N730_FN i32x8 f8_to_q8(f32x8 x, f32x8 inverse) {
+    f32x8 t = f8_mul(x, inverse);
+    t = f8_andnot(f8_nan(t), t);
+    return f8_round(f8_min(f8_max(t, f8_set(-127.0f)), f8_set(127.0f)));
+}
+/* Each lane: the largest of the lanes that are equal to it modulo `period` (1, 2, 4 or 8). */
+N730_FN f32x8 f8_max_by_lane(f32x8 v, int period) {
+    float x[8];
+    if (period == 8) return v;
+    f8_store(x, v);
+    N730_UNROLL for (int i = period; i < 8; i++) x[i % period] = x[i] > x[i % period] ? x[i] : x[i % period];
+    N730_UNROLL for (int i = period; i < 8; i++) x[i] = x[i % period];
+    return f8_load(x);
+}
 /* The first n (1 … 8) elements; the other lanes are zero. */
 N730_FN f32x8 f8_load_part(const float *p, int64_t n) {
     float v[8] = {0, 0, 0, 0, 0, 0, 0, 0};

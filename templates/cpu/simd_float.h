@@ -23,6 +23,17 @@ N730_FN f32x8 f8_xor(f32x8 a, f32x8 b) { return _mm256_xor_ps(a, b); }
 N730_FN f32x8 f8_andnot(f32x8 mask, f32x8 a) { return _mm256_andnot_ps(mask, a); }
 N730_FN f32x8 f8_nan(f32x8 a) { return _mm256_cmp_ps(a, a, _CMP_UNORD_Q); } /* all ones where a is NaN */
 N730_FN f32x8 f8_ge(f32x8 a, f32x8 b) { return _mm256_cmp_ps(a, b, _CMP_GE_OQ); } /* all ones where a ≥ b */
+/* Lane i: the sum of v[i]'s lanes in the order of f8_sum. */
+N730_FN f32x8 f8_sums(const f32x8 v[8]) {
+    f32x8 t[4], u[2];
+    N730_UNROLL for (int i = 0; i < 4; i++)
+        t[i] = f8_add(_mm256_permute2f128_ps(v[i], v[i + 4], 0x20), _mm256_permute2f128_ps(v[i], v[i + 4], 0x31));
+    N730_UNROLL for (int i = 0; i < 2; i++) {
+        __m256d a = _mm256_castps_pd(t[2 * i]), b = _mm256_castps_pd(t[2 * i + 1]);
+        u[i] = f8_add(_mm256_castpd_ps(_mm256_unpacklo_pd(a, b)), _mm256_castpd_ps(_mm256_unpackhi_pd(a, b)));
+    }
+    return f8_add(_mm256_shuffle_ps(u[0], u[1], 0x88), _mm256_shuffle_ps(u[0], u[1], 0xdd));
+}
 
 #else /* SSE2 */
 typedef struct {
@@ -56,6 +67,15 @@ N730_F8(f8_andnot, _mm_andnot_ps)
 N730_F8(f8_ge, _mm_cmpge_ps) /* all ones where a ≥ b */
 #undef N730_F8
 N730_FN f32x8 f8_nan(f32x8 a) { return f8_pair(_mm_cmpunord_ps(a.lo, a.lo), _mm_cmpunord_ps(a.hi, a.hi)); }
+N730_FN __m128 sums4(const f32x8 *v) { /* lane i: the sum of v[i] */
+    __m128 t[4], u[2];
+    N730_UNROLL for (int i = 0; i < 4; i++) t[i] = _mm_add_ps(v[i].lo, v[i].hi);
+    N730_UNROLL for (int i = 0; i < 2; i++)
+        u[i] = _mm_add_ps(_mm_movelh_ps(t[2 * i], t[2 * i + 1]), _mm_movehl_ps(t[2 * i + 1], t[2 * i]));
+    return _mm_add_ps(_mm_shuffle_ps(u[0], u[1], 0x88), _mm_shuffle_ps(u[0], u[1], 0xdd));
+}
+/* Lane i: the sum of v[i]'s lanes in the order of f8_sum. */
+N730_FN f32x8 f8_sums(const f32x8 v[8]) { return f8_pair(sums4(v), sums4(v + 4)); }
 #endif
 
 N730_FN f32x8 f8_abs(f32x8 a) { return f8_andnot(f8_set(-0.0f), a); }

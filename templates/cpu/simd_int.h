@@ -26,6 +26,9 @@ N730_FN f32x8 f8_load_be(const void *p) {
                                           11, 10, 9, 8, 15, 14, 13, 12);
     return _mm256_castsi256_ps(_mm256_shuffle_epi8(i8_load(p), swap));
 }
+N730_FN f32x8 f8_load_i8(const void *p) {
+    return _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64((const __m128i *)p)));
+}
 N730_FN f32x8 f8_load_f16(const void *p) { return _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)p)); }
 N730_FN f32x8 f8_load_f16_be(const void *p) {
     const __m128i swap = _mm_setr_epi8(1, 0, 3, 2, 5, 4, 7, 6, 9, 8, 11, 10, 13, 12, 15, 14);
@@ -99,6 +102,11 @@ N730_FN f32x8 f8_from_f16(__m128i h) {
     __m128i hi = _mm_and_si128(_mm_srai_epi32(_mm_unpackhi_epi16(zero, h), 3), keep);
     f32x8 v = f8_mul(f8_cast(i8_pair(lo, hi)), f8_set(0x1p112f));
     return f8_or(v, f8_and(f8_ge(f8_abs(v), f8_set(65536.0f)), f8_set(__builtin_inff())));
+}
+N730_FN f32x8 f8_load_i8(const void *p) {
+    __m128i v = _mm_loadl_epi64((const __m128i *)p);
+    v = _mm_unpacklo_epi8(v, v); /* each byte twice: the upper one, shifted down, keeps its sign */
+    return i8_to_f8(i8_pair(_mm_srai_epi32(_mm_unpacklo_epi16(v, v), 24), _mm_srai_epi32(_mm_unpackhi_epi16(v, v), 24)));
 }
 N730_FN f32x8 f8_load_f16(const void *p) { return f8_from_f16(_mm_loadu_si128((const __m128i *)p)); }
 N730_FN f32x8 f8_load_f16_be(const void *p) { return f8_from_f16(swap16(_mm_loadu_si128((const __m128i *)p))); }

@@ -19,12 +19,17 @@ def quantize(x: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     groups = np.zeros((tokens, padded), f32)
     groups[:, :width] = x
     groups = groups.reshape(tokens, -1, 32)
+    q, scales = quantize_rows(groups)
+    return q.reshape(tokens, padded), scales, q.sum(axis=2, dtype=np.int32)
+
+
+def quantize_rows(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """f32[…, width] → (i8[…, width], f32 scales[…]): QUANTIZE's rule with one scale a row."""
     with np.errstate(all="ignore"):
-        m = np.fmax.reduce(np.abs(groups), axis=2, initial=f32(0))
+        m = np.fmax.reduce(np.abs(x), axis=-1, initial=f32(0))
         inverse = np.where(m > 0, f32(127) / m, f32(0)).astype(f32)
-        t = np.nan_to_num(groups * inverse[:, :, None], nan=0.0, posinf=127, neginf=-127)
-    q = np.rint(np.clip(t, -127, 127)).astype(np.int8)
-    return q.reshape(tokens, padded), (m / f32(127)).astype(f32), q.sum(axis=2, dtype=np.int32)
+        t = np.nan_to_num(x * inverse[..., None], nan=0.0, posinf=127, neginf=-127)
+    return np.rint(np.clip(t, -127, 127)).astype(np.int8), (m / f32(127)).astype(f32)
 
 
 def q8_bytes(x: np.ndarray, stride: int) -> np.ndarray:
@@ -113,17 +118,28 @@ def rope(x: np.ndarray, table: np.ndarray, heads: int, dim: int, rotary: int) ->
     return out.reshape(x.shape)
 
 
-def attention(q: np.ndarray, k: np.ndarray, v: np.ndarray, heads: int, position: int, scale: float) -> np.ndarray:
-    """q f32[t, heads × dim]; k, v f16[kv_heads, context, dim]; the order of attention.h."""
+def attention(
+    q: np.ndarray,
+    k: np.ndarray,
+    v: np.ndarray,
+    heads: int,
+    position: int,
+    scale: float,
+    scales: np.ndarray | None = None,
+) -> np.ndarray:
+    """q f32[t, heads × dim]; k, v f16, f32 or i8 [kv_heads, context, dim], i8 with scales f32[2, kv_heads, context];
+    the order of attention.h."""
     kv_heads, _, dim = k.shape
     out = np.zeros_like(q)
     for t in range(len(q)):
         for h in range(heads):
             kh, vh = (c[h // (heads // kv_heads), : position + t + 1].astype(f32) for c in (k, v))
+            ks, vs = (None, None) if scales is None else scales[:, h // (heads // kv_heads)]
             query = q[t, h * dim : (h + 1) * dim]
             total, acc, maximum = np.zeros(8, f32), np.zeros(dim, f32), f32(0)
             for first in range(0, len(kh), 64):
-                scores = np.array([f32(scale) * sum8(query * row) for row in kh[first : first + 64]], f32)
+                dots = np.array([sum8(query * row) for row in kh[first : first + 64]], f32)
+                scores = f32(scale) * (dots if ks is None else ks[first : first + len(dots)] * dots)
                 m, c = scores.max(), f32(1)
                 if first == 0:
                     maximum = m
@@ -133,6 +149,6 @@ def attention(q: np.ndarray, k: np.ndarray, v: np.ndarray, heads: int, position:
                 total, acc = total * c, acc * c
                 for j, weight in enumerate(e):
                     total[j % 8] += weight
-                    acc = acc + weight * vh[first + j]
+                    acc = acc + (weight if vs is None else weight * vs[first + j]) * vh[first + j]
             out[t, h * dim : (h + 1) * dim] = acc * (f32(1) / sum8(total))
     return out

@@ -208,22 +208,77 @@ def test_kv_store_rounds_half_to_even(builtin: Lookup, isa: Isa, fmt: Format) ->
             assert (cache[:, :20] == 7).all() and (cache[:, 36:] == 7).all()
 
 
-@pytest.mark.parametrize("fmt", [Format.F16, Format.F32])
+@pytest.mark.parametrize("isa", ISAS)
+def test_kv_store_int8(builtin: Lookup, isa: Isa) -> None:
+    rng = np.random.default_rng(11)
+    for kv_heads, dim in ((2, 64), (1, 8), (3, 40)):
+        k, v = (activations(rng, 5, kv_heads * dim) for _ in range(2))
+        k[0, 0], v[1, -1], k[2, :] = np.nan, np.inf, 0.0
+        v[3] *= np.float32(1e-39)
+        context, position = 12, 4
+        memory, values, scales = int8_cache(kv_heads, context, dim)
+        memory[:] = 7
+        half = len(memory) // 2
+        call = Run(np.zeros((5, 1), np.float32), k, v, k_cache=memory, v_cache=memory[half:], cols=kv_heads * dim,
+                   kv_heads=kv_heads, head_dim=dim, context=context, position=position)  # fmt: skip
+        call.go(builtin(isa, StepOp.KV_STORE, Format.INT8), 0, 2, 5 * kv_heads)
+        used = slice(position, position + 5)
+        for which, source in enumerate((k, v)):
+            rows = source.reshape(5, kv_heads, dim).transpose(1, 0, 2)
+            want, want_scales = reference.quantize_rows(rows)
+            np.testing.assert_array_equal(values[which][:, used], want)
+            same(scales[which][:, used], want_scales)
+        assert (values[:, :, :position] == 7).all() and (values[:, :, position + 5 :] == 7).all()
+
+
+def int8_cache(kv_heads: int, context: int, dim: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """An INT8 cache as bytes, and views of it: i8[2, kv_heads, context, dim], f32 scales[2, kv_heads, context]."""
+    rows = kv_heads * context
+    memory = np.zeros(2 * rows * (dim + 4), np.uint8)
+    halves = memory.reshape(2, -1)
+    values = halves[:, : rows * dim].view(np.int8).reshape(2, kv_heads, context, dim)
+    scales = halves[:, rows * dim :].view(np.float32).reshape(2, kv_heads, context)
+    return memory, values, scales
+
+
+# heads, kv_heads, head_dim, position, tokens: every number of lanes, groups beyond eight heads, blocks begun and full
+ATTENTIONS = (
+    (4, 2, 8, 0, 3), (2, 2, 40, 62, 4), (3, 1, 64, 200, 1), (1, 1, 136, 129, 2),
+    (8, 1, 64, 127, 2), (14, 2, 16, 63, 1), (10, 1, 24, 70, 2),
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("fmt", [Format.F16, Format.F32, Format.INT8])
 @pytest.mark.parametrize("isa", ISAS)
 def test_attention(builtin: Lookup, isa: Isa, fmt: Format) -> None:
     rng = np.random.default_rng(10)
-    shapes = ((4, 2, 8, 0, 3), (2, 2, 40, 62, 4), (3, 1, 64, 200, 1), (1, 1, 136, 129, 2))
-    for heads, kv_heads, dim, position, tokens in shapes:
+    for heads, kv_heads, dim, position, tokens in ATTENTIONS:
         context = position + tokens + 5
-        k, v = rng.standard_normal((2, kv_heads, context, dim)).astype(np.float16 if fmt is Format.F16 else np.float32)
+        scales = None
+        if fmt is Format.INT8:
+            memory, kv, scales = int8_cache(kv_heads, context, dim)
+            kv[:] = rng.integers(-127, 128, kv.shape)
+            scales[:] = rng.uniform(0.001, 0.02, scales.shape)
+            k, v, at = *kv, (memory, memory[len(memory) // 2 :])
+        else:
+            shape = (2, kv_heads, context, dim)
+            k, v = at = rng.standard_normal(shape).astype(np.float16 if fmt is Format.F16 else np.float32)
         q, out = activations(rng, tokens, heads * dim), strided(tokens, heads * dim, fill=9.0)
-        call = Run(out, q, k_cache=k, v_cache=v, context=context, cols=heads * dim, heads=heads,
+        call = Run(out, q, k_cache=at[0], v_cache=at[1], context=context, cols=heads * dim, heads=heads,
                    kv_heads=kv_heads, head_dim=dim, position=position, f0=0.3)  # fmt: skip
-        call.go(builtin(isa, StepOp.ATTENTION, fmt), 0, 1, tokens * heads)
-        same(out, reference.attention(q, k, v, heads, position, 0.3))
+        items = tokens * heads
+        call.go(builtin(isa, StepOp.ATTENTION, fmt), *sorted({0, 1, items // 2 + 1, items}))
+        want = reference.attention(q, k, v, heads, position, 0.3, scales)
+        same(out, want)
+        out[:] = 9.0
+        call.go(builtin(isa, StepOp.ATTENTION, fmt), 0, items)  # all heads of a group together: the same bits
+        same(out, want)
         for t in range(tokens):  # and it is attention: against the textbook in double precision
             for h in range(heads):
-                kh, vh = (c[h // (heads // kv_heads), : position + t + 1].astype(float) for c in (k, v))
+                group = h // (heads // kv_heads)
+                kh, vh = (c[group, : position + t + 1].astype(float) for c in (k, v))
+                if scales is not None:
+                    kh, vh = (c * s[group, : len(c), None] for c, s in zip((kh, vh), scales, strict=True))
                 scores = 0.3 * (kh @ q[t, h * dim : (h + 1) * dim].astype(float))
                 e = np.exp(scores - scores.max())
                 np.testing.assert_allclose(out[t, h * dim : (h + 1) * dim], e @ vh / e.sum(), rtol=1e-4, atol=1e-5)

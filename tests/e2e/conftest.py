@@ -13,7 +13,7 @@ import pytest
 
 from tests.models import DEMO, make_model
 
-Built = Callable[[str, str], Path]
+Built = Callable[..., Path]  # (model kind, precision, further options of `n730c build`)
 
 
 def n730c(*arguments: str | Path, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
@@ -54,17 +54,16 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
 
 @pytest.fixture(scope="session")
 def built(tmp_path_factory: pytest.TempPathFactory, models: Callable[[str], Path]) -> Built:
-    """Packages by model kind and precision."""
-    packages: dict[tuple[str, str], Path] = {}
+    """Packages by model kind, precision and further options."""
+    packages: dict[tuple[str, ...], Path] = {}
     folder = tmp_path_factory.mktemp("packages")
 
-    def get(kind: str, precision: str) -> Path:
-        key = (kind, precision)
+    def get(kind: str, precision: str, *options: str) -> Path:
+        key = (kind, precision, *options)
         if key not in packages:
-            path = folder / f"{kind}-{precision}.n730"
-            done = n730c(
-                "build", models(kind), "--target", "gt730", "--precision", precision, "-o", path, "--no-tune", "--json"
-            )
+            path = folder / f"{'-'.join(key)}.n730"
+            choices = ("--target", "gt730", "--precision", precision, *options)
+            done = n730c("build", models(kind), *choices, "-o", path, "--no-tune", "--json")
             assert done.returncode == 0, done.stderr
             assert json.loads(done.stdout)["package"] == str(path)
             packages[key] = path

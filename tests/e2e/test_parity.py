@@ -148,6 +148,17 @@ def test_threads_makers_and_levels_give_the_same_bits(precision: str, built: Bui
         assert np.array_equal(first, runtime_logits(package, ids, tmp_path, *options)), options
 
 
+def test_an_int8_cache_loses_little(built: Built, tmp_path: Path) -> None:
+    ids = held_out_ids(400)
+    package = built("demo", "int8", "--kv", "int8")
+    assert n730_exec("verify", package).returncode == 0
+    logits = runtime_logits(package, ids, tmp_path, "--trust", "--threads", "2")
+    kl, same = compare_logits(runtime_logits(built("demo", "int8"), ids, tmp_path, "--trust"), logits)
+    assert 0 < kl.mean() <= 5e-4
+    assert same.mean() >= 0.98
+    assert np.array_equal(logits, runtime_logits(package, ids, tmp_path, "--kernels", "sse2", "--threads", "3"))
+
+
 @pytest.mark.parametrize("precision", ["bf16", "int4"])
 def test_peak_memory_stays_near_the_plan(precision: str, built: Built) -> None:
     done = n730_exec("bench", built("demo", precision), "--json", "--prompt-tokens", "100", "--gen-tokens", "16")

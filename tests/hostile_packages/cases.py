@@ -278,7 +278,7 @@ def _buffers() -> Iterator[Case]:
         "of_huge_head_dim": {"head_dim": 1032},
         "with_a_window": {"window": 4},
         "of_bf16": {"format": 2},
-        "of_int8": {"format": 3},
+        "of_int4": {"format": 4},
         "reserved_bytes": {"zeros": b"\0\0\1"},
     }.items():
         yield _edited(f"cache_{name}", "E_CACHE", Kind.CACHES, 0, **fields)

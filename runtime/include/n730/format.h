@@ -100,10 +100,13 @@ struct Buffer {
 
 struct Cache {
     uint32_t kv_heads, head_dim;
-    Format format; // F32 or F16
+    Format format; // F32, F16 or INT8
 
-    uint64_t element_bytes() const { return format == Format::F32 ? 4 : 2; }
-    uint64_t bytes(uint64_t context) const { return round_up(2 * element_bytes() * kv_heads * context * head_dim, 64); }
+    // K or V of one position and head; INT8: with its f32 scale
+    uint64_t row_bytes() const {
+        return format == Format::INT8 ? head_dim + 4 : head_dim * (format == Format::F32 ? 4 : 2);
+    }
+    uint64_t bytes(uint64_t context) const { return round_up(2 * row_bytes() * kv_heads * context, 64); }
 };
 
 struct Step {
