@@ -134,21 +134,32 @@ class Buffer:
         return round_up(padded + 8 * (padded // GROUP), 64)
 
 
+BLOCK = 64  # positions that attention takes at once; a cache that is used in turn holds whole blocks
 CACHE_FORMATS = (Format.F32, Format.F16, Format.INT8)
 
 
 @dataclass(frozen=True)
 class Cache:
-    """The KV cache of one attention: K then V, each [kv_heads][context][head_dim], INT8 with an f32 scale a row."""
+    """The KV cache of one attention: K then V, each [kv_heads][positions][head_dim], INT8 with an f32 scale a row."""
 
     kv_heads: int
     head_dim: int
     window: int = 0  # 0: the whole context
     format: Format = Format.F16
 
-    def size(self, context: int) -> int:
+    @property
+    def position_bytes(self) -> int:
+        """Bytes of K and V of one position."""
         row = self.head_dim * (self.format.bits // 8) + (4 if self.format is Format.INT8 else 0)
-        return round_up(2 * self.kv_heads * context * row, 64)
+        return 2 * self.kv_heads * row
+
+    def positions(self, context: int, batch: int) -> int:
+        """Rows that are kept: all, or the window and the batch that is being stored, in turn."""
+        return min(context, round_up(self.window + batch, BLOCK)) if self.window else context
+
+    def size(self, context: int, batch: int) -> int:
+        """Bytes for ``context`` tokens that come at most ``batch`` at a time."""
+        return round_up(self.positions(context, batch) * self.position_bytes, 64)
 
 
 @dataclass(frozen=True)

@@ -57,7 +57,7 @@ class Forecast:
             "first_token_s": plan.first_token_s if plan else 0.0,
             "limit": self.planner.limit(self.choice) if self.choice else "memory",
             "weights_bytes": sum(s.size for s in program.segments),
-            "kv_bytes": sum(c.size(self.context) for c in program.caches),
+            "kv_bytes": sum(c.size(self.context, self.planner.batch) for c in program.caches),
             "bits_per_weight": program.bits_per_weight,
         }
 

@@ -120,7 +120,7 @@ def _parts(program: Program, plan: Plan, tokenizer_bytes: int) -> list[_Part]:
         tier: [s.size for s, p in zip(program.segments, plan.placements, strict=True) if p.tier is tier]
         for tier in Tier
     }
-    caches = sum(c.size(plan.context) for c in program.caches)
+    caches = sum(c.size(plan.context, plan.batch) for c in program.caches)
     ring = {p.offset for p in plan.placements if p.tier is Tier.STREAM}
     known = {
         "weights that stay": sum(sizes[Tier.RAM]),

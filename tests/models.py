@@ -34,6 +34,12 @@ CONFIGS: dict[str, PretrainedConfig] = {
         hidden_size=224, intermediate_size=608, num_hidden_layers=4, num_attention_heads=7, num_key_value_heads=1,
         max_position_embeddings=512, rope_theta=1000000.0, tie_word_embeddings=True, **_COMMON,
     ),
+    # Windows of 24 tokens in the upper half of the layers.
+    "qwen2_window": Qwen2Config(
+        hidden_size=128, intermediate_size=256, num_hidden_layers=4, num_attention_heads=4, num_key_value_heads=2,
+        max_position_embeddings=512, tie_word_embeddings=True, use_sliding_window=True, max_window_layers=2,
+        sliding_window=24, **_COMMON,
+    ),
 }  # fmt: skip
 
 

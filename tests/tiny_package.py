@@ -64,6 +64,7 @@ class Shape:
     batch: int = 8
     head_batch: int = 2
     contexts: tuple[int, ...] = ()  # further, smaller plans
+    window: int = 0  # of all attentions; 0: none
     slots: int = 0  # places in the ring that the layers are streamed through; 0: all in RAM
     rows: bool = False  # the embedding is read by rows
     blocks: bool = False  # many small segments, and matrices of more than 16 rows cut into blocks of 16 and the rest
@@ -187,7 +188,7 @@ def tiny_program(shape: Shape) -> Program:
             if name != "v":
                 ints = (count, s.head_dim, s.head_dim)
                 heads[name] = b.step(StepOp.ROPE, (heads[name], table), count * s.head_dim, ints=ints)
-        b.caches.append(Cache(s.kv_heads, s.head_dim))
+        b.caches.append(Cache(s.kv_heads, s.head_dim, s.window))
         b.step(StepOp.KV_STORE, (heads["k"], heads["v"]), 0, ints=(i,))
         mixed = b.step(StepOp.ATTENTION, (heads["q"],), s.heads * s.head_dim, ints=(i, s.heads), floats=(0.25,))
         x = b.step(StepOp.ADD, (x, b.project(f"layers.{i}.o_proj", s.hidden, b.operand(mixed))), s.hidden)
@@ -245,7 +246,7 @@ def tiny_plan(program: Program, context: int, shape: Shape, tokenizer_bytes: int
         else:
             placements.append(Placement(Tier.RAM, place(segment.size, PAGE)))
     tokenizer = place(tokenizer_bytes, 64)
-    caches = tuple(place(cache.size(context), 64) for cache in program.caches)
+    caches = tuple(place(cache.size(context, batch), 64) for cache in program.caches)
     buffers = tuple(
         place((batch if b.scope is Scope.BODY else head_batch) * b.token_bytes, 64) for b in program.buffers
     )

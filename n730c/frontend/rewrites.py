@@ -14,7 +14,6 @@ from typing import Any, Protocol
 import torch
 from torch import fx
 
-from n730c.errors import UnsupportedModel
 from n730c.frontend.values import (
     Act,
     Angles,
@@ -231,14 +230,8 @@ def _attention(context: Context, node: fx.Node, q: Value, k: Value, v: Value, sc
         return None
     if not (q.head_dim == k.head_dim == v.head_dim and k.heads == v.heads):
         return None
-    if 0 < window < context.context_length:
-        where, kind = context.module(node)
-        raise UnsupportedModel(
-            f"sliding-window attention in {where} ({kind})",
-            expected=f"a window of at least the context of {context.context_length} tokens",
-            found=f"{window} tokens",
-        )
-    attrs = {"heads": q.heads, "kv_heads": k.heads, "head_dim": q.head_dim, "scale": scale}
+    window = min(window or context.context_length, context.context_length)
+    attrs = {"heads": q.heads, "kv_heads": k.heads, "head_dim": q.head_dim, "scale": scale, "window": window}
     result = context.emit(node, Op.ATTENTION, [q, k, v], q.width, None, attrs)
     return replace(result, layout=Layout.HEADS, head_dim=q.head_dim)
 

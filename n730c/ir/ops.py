@@ -125,17 +125,20 @@ def _attention_width(widths: tuple[int, ...], _: Mapping[str, Shape], attrs: Map
 
 
 def _attention(inputs: tuple[Array, ...], _: Mapping[str, Array], attrs: Mapping[str, Attr]) -> Array:
-    """Causal scaled dot-product attention (Vaswani et al. 2017); query head h reads kv head h / (heads/kv_heads)."""
+    """Causal scaled dot-product attention (Vaswani et al. 2017); query head h reads kv head h / (heads/kv_heads).
+
+    A token sees itself and the ``window`` - 1 tokens before it; the model's whole context where there is no window.
+    """
     s = len(inputs[0])
     heads, kv_heads, head_dim = (int(attrs[key]) for key in ("heads", "kv_heads", "head_dim"))
     q = inputs[0].reshape(s, heads, head_dim)
     k, v = (x.reshape(s, kv_heads, head_dim) for x in inputs[1:])
-    future = np.triu(np.ones((s, s), dtype=bool), 1)
+    hidden = ~np.tri(s, dtype=bool) | np.tri(s, k=-int(attrs["window"]), dtype=bool)  # the future and what the window has left
     out = np.empty_like(q)
     for head in range(heads):  # one head at a time keeps the memory at s x s floats
         kv = head // (heads // kv_heads)
         scores = (q[:, head] @ k[:, kv].T) * np.float32(attrs["scale"])
-        scores[future] = -np.inf
+        scores[hidden] = -np.inf
         weights = np.exp(scores - scores.max(axis=-1, keepdims=True))
         out[:, head] = (weights / weights.sum(axis=-1, keepdims=True)) @ v[:, kv]
     return out.reshape(s, heads * head_dim)
@@ -171,7 +174,7 @@ OPS: Mapping[Op, OpSpec] = {
         3,
         _attention_width,
         _attention,
-        attrs={"heads": int, "kv_heads": int, "head_dim": int, "scale": float},
+        attrs={"heads": int, "kv_heads": int, "head_dim": int, "scale": float, "window": int},
     ),
     Op.SILU: OpSpec(1, _same_width, lambda x, _, __: silu(x[0])),
     Op.MUL: OpSpec(2, _same_width, lambda x, _, __: x[0] * x[1]),

@@ -76,7 +76,8 @@ def check_plans(
             (ring if place.tier == Tier.STREAM else fixed).append(extent)
         fixed += _union(ring)
         for j, (cache, offset) in enumerate(zip(caches, offsets[middle:stop], strict=True)):
-            size = Cache(cache.kv_heads, cache.head_dim, format=Format(cache.format)).size(plan.context)
+            held = Cache(cache.kv_heads, cache.head_dim, cache.window, Format(cache.format))
+            size = held.size(plan.context, plan.batch)
             fixed.append((offset, offset + size, f"cache {j}"))
         moving = []
         for j, (b, offset) in enumerate(zip(buffers, offsets[start:middle], strict=True)):

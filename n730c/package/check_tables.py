@@ -156,7 +156,7 @@ def check_caches(table: bytes) -> list[CacheRecord]:
     caches = list(map(CacheRecord._make, lay.CACHE.iter_unpack(table)))
     for i, c in enumerate(caches):
         right_heads = 1 <= c.kv_heads <= 65536 and 8 <= c.head_dim <= 1024 and c.head_dim % 8 == 0
-        if not right_heads or c.window or c.format not in CACHE_FORMATS or any(c.zeros):
+        if not right_heads or c.window > MAX_DIM or c.format not in CACHE_FORMATS or any(c.zeros):
             found = f"{c.kv_heads} heads of {c.head_dim}, window {c.window}, format {c.format}"
             raise PackageError("E_CACHE", f"cache {i}", found=found)
     return caches

@@ -41,8 +41,10 @@ def step_costs(program: Program, target: Target, context: int, tokens: int) -> t
                 computing=count * tensor.rows * tensor.cols / (rate * target.cores),
             )
         elif step.op is StepOp.ATTENTION:
-            half = program.caches[step.ints[0]].size(context) / 2
-            cost = StepCost(target.step_seconds, reading=half / target.ram_bytes_per_s)
+            cache = program.caches[step.ints[0]]
+            seen = min(context / 2, cache.window or context)
+            reading = seen * cache.position_bytes / target.ram_bytes_per_s
+            cost = StepCost(target.step_seconds, reading=reading)
         costs.append(cost)
     return tuple(costs)
 

@@ -147,7 +147,8 @@ class _Lowering:
         elif node.op is Op.ATTENTION:
             q, k, v = inputs
             cache = len(self.caches)
-            self.caches.append(Cache(int(attrs["kv_heads"]), int(attrs["head_dim"]), format=self.kv))
+            window = int(attrs["window"]) if int(attrs["window"]) < self.graph.context else 0
+            self.caches.append(Cache(int(attrs["kv_heads"]), int(attrs["head_dim"]), window, self.kv))
             self.steps.append(Step(StepOp.KV_STORE, (k, v), NONE, ints=(cache,), layer=layer))
             out = self.buffer(BufferKind.F32, node.width)
             which = (cache, int(attrs["heads"]))

@@ -128,7 +128,7 @@ class Planner:
     @cached_property
     def _fixed_bytes(self) -> int:
         """Everything but weights: tokenizer, caches, activations."""
-        caches = sum(c.size(self.context) for c in self.program.caches)
+        caches = sum(c.size(self.context, self._batch) for c in self.program.caches)
         start = round_up(self.tokenizer_bytes, 64) + caches
         return round_up(buffer_offsets(self.program, start, self._batch, self._head_batch)[1], PAGE)
 
@@ -264,7 +264,7 @@ class Planner:
         return tuple(self.plan(chosen[size]) for size in sorted(chosen, reverse=True))
 
     def _too_small(self, ram_bytes: int) -> BudgetExceeded:
-        caches = sum(c.size(self.context) for c in self.program.caches)
+        caches = sum(c.size(self.context, self._batch) for c in self.program.caches)
         weights = self.least_arena - self._fixed_bytes
         return BudgetExceeded(
             "the model does not run in the target's memory, even streamed from the disk",
@@ -301,7 +301,7 @@ class Planner:
         cache_offsets = []
         for cache in self.program.caches:
             cache_offsets.append(at)
-            at += cache.size(self.context)
+            at += cache.size(self.context, self._batch)
         buffers, at = buffer_offsets(self.program, at, self._batch, self._head_batch)
         decode = self.timeline(choice)
         prefill = self.timeline(choice, self._batch)
@@ -345,7 +345,7 @@ class Planner:
 def fit_context(program: Program, longest: int, ram_bytes: int) -> int:
     """Tokens of context when none are asked for: ``longest``, halved until the KV cache takes a quarter of the RAM."""
     context = longest
-    while context > LEAST_CONTEXT and sum(c.size(context) for c in program.caches) > ram_bytes // 4:
+    while context > LEAST_CONTEXT and sum(c.size(context, BATCH) for c in program.caches) > ram_bytes // 4:
         context = max(LEAST_CONTEXT, context // 2)
     return min(context, longest)
 

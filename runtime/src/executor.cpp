@@ -63,12 +63,13 @@ void Executor::make_call(size_t index, size_t plan, uint8_t *arena, const Kernel
         const size_t id = static_cast<size_t>(step.p[0]);
         const Cache &cache = package_.caches[id];
         uint8_t *base = arena + package_.cache_offset(plan, id);
-        call.context = plan_.context;
+        call.context = static_cast<int64_t>(cache.positions(plan_.context, plan_.batch));
+        call.window = cache.window;
         call.kv_heads = cache.kv_heads;
         call.head_dim = cache.head_dim;
-        c.cache_bytes = static_cast<int64_t>(cache.bytes(plan_.context));
+        c.cache_bytes = static_cast<int64_t>(cache.bytes(plan_.context, plan_.batch));
         call.k_cache = base;
-        call.v_cache = base + cache.row_bytes() * cache.kv_heads * plan_.context;
+        call.v_cache = base + cache.row_bytes() * cache.kv_heads * static_cast<uint64_t>(call.context);
     };
     switch (step.op) {
     case Op::EMBED:

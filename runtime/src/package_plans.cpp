@@ -93,7 +93,7 @@ void check_arena(const Package &package, size_t plan, const std::vector<Life> &l
     for (uint32_t i = 0; i < package.buffers.size(); ++i)
         add("a buffer", package.buffer_offset(plan, i), buffer_bytes(package.buffers[i], p), 64, i);
     for (size_t i = 0; i < package.caches.size(); ++i)
-        add("a cache", package.cache_offset(plan, i), package.caches[i].bytes(p.context), 64, NONE);
+        add("a cache", package.cache_offset(plan, i), package.caches[i].bytes(p.context, p.batch), 64, NONE);
     add("the tokenizer", p.tokenizer_offset, package.sections[TOKENIZER].size, 64, NONE);
     check_overlaps(plan, ranges, lives);
 }

@@ -223,11 +223,11 @@ void read_buffers(Package &package) {
         const auto bad = [&](const char *what, const char *expected, uint32_t found) {
             throw PackageError("E_CACHE", "cache " + str(int64_t(i)) + ": " + what, expected, str(found));
         };
-        const Cache c{be32(r), be32(r + 4), Format(r[12])};
+        const Cache c{be32(r), be32(r + 4), be32(r + 8), Format(r[12])};
         if (c.kv_heads < 1 || c.kv_heads > 65536) bad("kv_heads", "1 to 65536", c.kv_heads);
         if (c.head_dim < 1 || c.head_dim > 1024 || c.head_dim % 8 != 0)
             bad("head_dim", "8 to 1024, a multiple of 8", c.head_dim);
-        if (be32(r + 8) != 0) bad("window", "0", be32(r + 8));
+        if (c.window > MAX_DIM) bad("window", "at most 2^24", c.window);
         if (c.format != Format::F32 && c.format != Format::F16 && c.format != Format::INT8)
             bad("format", "0 (f32), 1 (f16) or 3 (int8)", r[12]);
         if (!all_zero(r + 13, 3)) bad("reserved bytes", "zeros", 1);

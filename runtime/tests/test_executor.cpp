@@ -30,7 +30,7 @@ class Toy {
         const uint32_t hn = buffer(WIDTH, BufferKind::F32, Scope::HEAD),
                        hq = buffer(WIDTH, BufferKind::Q8, Scope::HEAD);
         const uint32_t logits = buffer(VOCAB, BufferKind::F32, Scope::HEAD);
-        package.caches.push_back({KV_HEADS, HEAD_DIM, Format::F16});
+        package.caches.push_back({KV_HEADS, HEAD_DIM, 0, Format::F16});
         add(Op::EMBED, {}, x, embedding);
         add(Op::ROPE_TABLE, {}, table, inverse).f[0] = 1;
         add(Op::RMS_NORM, {x}, y, norm).f[0] = 1e-5f;
@@ -58,7 +58,7 @@ class Toy {
         for (const Buffer &b : package.buffers) package.offsets.push_back(at), at += buffer_bytes(b, plan);
         package.offsets[y] = package.offsets[a]; // y is done when a begins
         package.offsets.push_back(at);
-        at += package.caches[0].bytes(CONTEXT);
+        at += package.caches[0].bytes(CONTEXT, BATCH);
         package.placements.push_back(0);
         package.segments.push_back({});
         package.plans.push_back(plan);

@@ -21,7 +21,9 @@ typedef struct heads {         /* some heads of one token that share a KV head *
     float *out;                /* [n][dim] */
     const uint8_t *k, *v;      /* [context][dim] */
     const float *k_scales, *v_scales; /* [context], INT8 caches only */
-    int64_t n, dim, length;    /* length: positions that the token sees */
+    int64_t n, dim;
+    int64_t start, length;     /* positions that the token sees: start … length − 1 */
+    int64_t context;           /* rows of the cache */
     float scale;
 } heads;
 
@@ -88,11 +90,13 @@ N730_FN void attend(const heads *h, int lanes, int format) {
     f32x8 total[8], maximum = f8_zero();
     N730_UNROLL for (int i = 0; i < lanes; i++) total[i] = f8_zero();
     for (int64_t i = 0; i < h->n * h->dim; i++) h->out[i] = 0.0f;
-    for (int64_t first = 0; first < h->length; first += BLOCK) {
-        const int64_t n = h->length - first < BLOCK ? h->length - first : BLOCK;
+    for (int64_t first = h->start, next; first < h->length; first = next) {
+        next = (first / BLOCK + 1) * BLOCK;
+        const int64_t n = (h->length < next ? h->length : next) - first;
         const int64_t row = h->dim * cache_element(format), vectors = (n + positions - 1) / positions;
-        const uint8_t *k = h->k + first * row, *v = h->v + first * row;
-        const float *k_scales = format == CACHE_INT8 ? h->k_scales + first : 0;
+        const int64_t place = first % h->context; /* a cache that is used in turn holds whole blocks */
+        const uint8_t *k = h->k + place * row, *v = h->v + place * row;
+        const float *k_scales = format == CACHE_INT8 ? h->k_scales + place : 0;
         f32x8 m = f8_zero();
         for (int64_t i = 0; i < vectors; i++) {
             f32x8 s = scores(h, k, k_scales, i * positions, n, lanes, format);
@@ -100,8 +104,8 @@ N730_FN void attend(const heads *h, int lanes, int format) {
             m = i == 0 ? s : f8_max(s, m);
         }
         m = f8_max_by_lane(m, lanes);
-        if (first > 0) m = f8_max(m, maximum);
-        f32x8 change = f8_exp(first > 0 ? f8_sub(maximum, m) : f8_zero());
+        if (first > h->start) m = f8_max(m, maximum);
+        f32x8 change = f8_exp(first > h->start ? f8_sub(maximum, m) : f8_zero());
         maximum = m;
         N730_UNROLL for (int i = 0; i < lanes; i++) total[i] = f8_mul(total[i], change);
         for (int64_t i = 0; i < vectors; i += lanes)
@@ -114,7 +118,7 @@ N730_FN void attend(const heads *h, int lanes, int format) {
             }
         if (format == CACHE_INT8)
             for (int64_t j = 0; j < n; j++)
-                N730_UNROLL for (int r = 0; r < lanes; r++) e[j * lanes + r] *= h->v_scales[first + j];
+                N730_UNROLL for (int r = 0; r < lanes; r++) e[j * lanes + r] *= h->v_scales[place + j];
         f8_store(c, change);
         int64_t r = 0;
         if (lanes >= 4)
@@ -138,7 +142,7 @@ N730_FN void attend(const heads *h, int lanes, int format) {
 N730_FN void attention(const n730_call *call, int64_t begin, int64_t end, int format) {
     const int64_t dim = call->head_dim, group = call->heads / call->kv_heads;
     for (int64_t item = begin; item < end;) {
-        const int64_t token = item / call->heads, head = item % call->heads;
+        const int64_t token = item / call->heads, head = item % call->heads, seen = call->position + token + 1;
         int64_t n = group - head % group; /* heads left of this KV head */
         if (n > 8) n = 8;
         if (n > end - item) n = end - item;
@@ -153,7 +157,9 @@ N730_FN void attention(const n730_call *call, int64_t begin, int64_t end, int fo
             .v_scales = v.scales,
             .n = n,
             .dim = dim,
-            .length = call->position + token + 1,
+            .start = call->window > 0 && seen > call->window ? seen - call->window : 0,
+            .length = seen,
+            .context = call->context,
             .scale = call->f[0],
         };
         if (n > 4)

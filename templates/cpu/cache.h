@@ -53,7 +53,8 @@ N730_FN void cache_put(const float *x, cache_rows rows, int64_t position, int64_
 N730_FN void kv_store(const n730_call *call, int64_t begin, int64_t end, int format) {
     const int64_t dim = call->head_dim; /* a multiple of 8 */
     for (int64_t item = begin; item < end; item++) {
-        int64_t token = item / call->kv_heads, head = item % call->kv_heads, position = call->position + token;
+        int64_t token = item / call->kv_heads, head = item % call->kv_heads;
+        const int64_t position = (call->position + token) % call->context;
         const float *k = (const float *)((const char *)call->in[0] + token * call->in_stride[0]) + head * dim;
         const float *v = (const float *)((const char *)call->in[1] + token * call->in_stride[1]) + head * dim;
         cache_put(k, cache_head(call, call->k_cache, head, format), position, dim, format);

@@ -26,7 +26,8 @@ typedef struct n730_call {
     const int32_t *ids;    /* EMBED: token ids [tokens] */
     void *k_cache;         /* KV_STORE, ATTENTION: native f16 or f32 [kv_heads][context][head_dim] */
     void *v_cache;
-    int64_t context;  /* positions the cache holds */
+    int64_t context;  /* positions the cache holds; position p is in row p mod context */
+    int64_t window;   /* ATTENTION: positions a token sees, itself included; 0: all */
     int64_t heads;    /* query heads (ROPE: heads of in[0]) */
     int64_t kv_heads; /* of the cache */
     int64_t head_dim;

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 
 import numpy as np
 
@@ -126,19 +127,24 @@ def attention(
     position: int,
     scale: float,
     scales: np.ndarray | None = None,
+    window: int = 0,
 ) -> np.ndarray:
     """q f32[t, heads × dim]; k, v f16, f32 or i8 [kv_heads, context, dim], i8 with scales f32[2, kv_heads, context];
-    the order of attention.h."""
-    kv_heads, _, dim = k.shape
+    position p is in row p mod context; the order of attention.h."""
+    kv_heads, context, dim = k.shape
     out = np.zeros_like(q)
     for t in range(len(q)):
         for h in range(heads):
-            kh, vh = (c[h // (heads // kv_heads), : position + t + 1].astype(f32) for c in (k, v))
-            ks, vs = (None, None) if scales is None else scales[:, h // (heads // kv_heads)]
+            seen = position + t + 1
+            start = max(0, seen - window) if window else 0
+            places = np.arange(start, seen) % context
+            kh, vh = (c[h // (heads // kv_heads), places].astype(f32) for c in (k, v))
+            ks, vs = (None, None) if scales is None else scales[:, h // (heads // kv_heads), places]
             query = q[t, h * dim : (h + 1) * dim]
             total, acc, maximum = np.zeros(8, f32), np.zeros(dim, f32), f32(0)
-            for first in range(0, len(kh), 64):
-                dots = np.array([sum8(query * row) for row in kh[first : first + 64]], f32)
+            borders = [0, *range(64 - start % 64, len(kh), 64), len(kh)]  # blocks are those of the sequence
+            for first, last in pairwise(borders):
+                dots = np.array([sum8(query * row) for row in kh[first:last]], f32)
                 scores = f32(scale) * (dots if ks is None else ks[first : first + len(dots)] * dots)
                 m, c = scores.max(), f32(1)
                 if first == 0:

@@ -215,20 +215,20 @@ def test_kv_store_int8(builtin: Lookup, isa: Isa) -> None:
         k, v = (activations(rng, 5, kv_heads * dim) for _ in range(2))
         k[0, 0], v[1, -1], k[2, :] = np.nan, np.inf, 0.0
         v[3] *= np.float32(1e-39)
-        context, position = 12, 4
+        context, position = 64, 189  # rows 61, 62, 63, 0 and 1
         memory, values, scales = int8_cache(kv_heads, context, dim)
         memory[:] = 7
         half = len(memory) // 2
         call = Run(np.zeros((5, 1), np.float32), k, v, k_cache=memory, v_cache=memory[half:], cols=kv_heads * dim,
                    kv_heads=kv_heads, head_dim=dim, context=context, position=position)  # fmt: skip
         call.go(builtin(isa, StepOp.KV_STORE, Format.INT8), 0, 2, 5 * kv_heads)
-        used = slice(position, position + 5)
+        used = np.arange(position, position + 5) % context
         for which, source in enumerate((k, v)):
             rows = source.reshape(5, kv_heads, dim).transpose(1, 0, 2)
             want, want_scales = reference.quantize_rows(rows)
             np.testing.assert_array_equal(values[which][:, used], want)
             same(scales[which][:, used], want_scales)
-        assert (values[:, :, :position] == 7).all() and (values[:, :, position + 5 :] == 7).all()
+        assert (np.delete(values, used, axis=2) == 7).all()
 
 
 def int8_cache(kv_heads: int, context: int, dim: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -241,10 +241,12 @@ def int8_cache(kv_heads: int, context: int, dim: int) -> tuple[np.ndarray, np.nd
     return memory, values, scales
 
 
-# heads, kv_heads, head_dim, position, tokens: every number of lanes, groups beyond eight heads, blocks begun and full
+# heads, kv_heads, head_dim, position, tokens, window: every number of lanes, groups beyond eight heads, blocks begun
+# and full, windows within a block, over a border and longer than the text
 ATTENTIONS = (
-    (4, 2, 8, 0, 3), (2, 2, 40, 62, 4), (3, 1, 64, 200, 1), (1, 1, 136, 129, 2),
-    (8, 1, 64, 127, 2), (14, 2, 16, 63, 1), (10, 1, 24, 70, 2),
+    (4, 2, 8, 0, 3, 0), (2, 2, 40, 62, 4, 0), (3, 1, 64, 200, 1, 0), (1, 1, 136, 129, 2, 0),
+    (8, 1, 64, 127, 2, 0), (14, 2, 16, 63, 1, 0), (10, 1, 24, 70, 2, 0),
+    (4, 2, 8, 200, 3, 20), (2, 1, 16, 300, 2, 90), (3, 1, 8, 128, 2, 1), (1, 1, 8, 62, 4, 64), (4, 1, 8, 30, 2, 500),
 )  # fmt: skip
 
 
@@ -252,8 +254,8 @@ ATTENTIONS = (
 @pytest.mark.parametrize("isa", ISAS)
 def test_attention(builtin: Lookup, isa: Isa, fmt: Format) -> None:
     rng = np.random.default_rng(10)
-    for heads, kv_heads, dim, position, tokens in ATTENTIONS:
-        context = position + tokens + 5
+    for heads, kv_heads, dim, position, tokens, window in ATTENTIONS:
+        context = min(position + tokens + 5, (window + tokens + 63) // 64 * 64 if window else 1 << 20)
         scales = None
         if fmt is Format.INT8:
             memory, kv, scales = int8_cache(kv_heads, context, dim)
@@ -265,10 +267,10 @@ def test_attention(builtin: Lookup, isa: Isa, fmt: Format) -> None:
             k, v = at = rng.standard_normal(shape).astype(np.float16 if fmt is Format.F16 else np.float32)
         q, out = activations(rng, tokens, heads * dim), strided(tokens, heads * dim, fill=9.0)
         call = Run(out, q, k_cache=at[0], v_cache=at[1], context=context, cols=heads * dim, heads=heads,
-                   kv_heads=kv_heads, head_dim=dim, position=position, f0=0.3)  # fmt: skip
+                   kv_heads=kv_heads, head_dim=dim, position=position, window=window, f0=0.3)  # fmt: skip
         items = tokens * heads
         call.go(builtin(isa, StepOp.ATTENTION, fmt), *sorted({0, 1, items // 2 + 1, items}))
-        want = reference.attention(q, k, v, heads, position, 0.3, scales)
+        want = reference.attention(q, k, v, heads, position, 0.3, scales, window)
         same(out, want)
         out[:] = 9.0
         call.go(builtin(isa, StepOp.ATTENTION, fmt), 0, items)  # all heads of a group together: the same bits
@@ -276,9 +278,11 @@ def test_attention(builtin: Lookup, isa: Isa, fmt: Format) -> None:
         for t in range(tokens):  # and it is attention: against the textbook in double precision
             for h in range(heads):
                 group = h // (heads // kv_heads)
-                kh, vh = (c[group, : position + t + 1].astype(float) for c in (k, v))
+                seen = position + t + 1
+                places = np.arange(max(0, seen - window) if window else 0, seen) % context
+                kh, vh = (c[group, places].astype(float) for c in (k, v))
                 if scales is not None:
-                    kh, vh = (c * s[group, : len(c), None] for c, s in zip((kh, vh), scales, strict=True))
+                    kh, vh = (c * s[group, places, None] for c, s in zip((kh, vh), scales, strict=True))
                 scores = 0.3 * (kh @ q[t, h * dim : (h + 1) * dim].astype(float))
                 e = np.exp(scores - scores.max())
                 np.testing.assert_allclose(out[t, h * dim : (h + 1) * dim], e @ vh / e.sum(), rtol=1e-4, atol=1e-5)

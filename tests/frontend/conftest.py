@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, LlamaConfig, PretrainedConfig, Qwen2Config, SmolLM3Config
+from transformers import AutoModelForCausalLM, LlamaConfig, MistralConfig, PretrainedConfig, Qwen2Config, SmolLM3Config
 
 TINY: Mapping[str, Any] = {
     "hidden_size": 48,
@@ -47,6 +47,7 @@ CONFIGS: Mapping[str, Callable[[], PretrainedConfig]] = {
     "llama_biases": lambda: LlamaConfig(**ONE_LAYER, attention_bias=True, mlp_bias=True),
     "qwen2": lambda: Qwen2Config(**TINY, rope_parameters={"rope_type": "default", "rope_theta": 1000000.0}),
     "qwen2_tied": lambda: Qwen2Config(**ONE_LAYER, tie_word_embeddings=True),
+    "mistral_window": lambda: MistralConfig(**ONE_LAYER, sliding_window=9),
     # Two kinds of layer: every fourth one has no RoPE.
     "two_kinds": lambda: SmolLM3Config(**{**TINY, "num_hidden_layers": 6}),
 }

@@ -25,7 +25,7 @@ PLAIN = Shape(
 )
 RICH = replace(PLAIN, format=Format.INT4, layers=2, images=(Isa.SSE2, Isa.AVX2), contexts=(4,), tied=True)
 FLOAT = replace(PLAIN, format=Format.BF16, split_silu=True)
-STREAMED = replace(PLAIN, layers=3, ffn=40, slots=2, rows=True, blocks=True)
+STREAMED = replace(PLAIN, window=3, layers=3, ffn=40, slots=2, rows=True, blocks=True)
 
 
 class Case(NamedTuple):
@@ -276,7 +276,7 @@ def _buffers() -> Iterator[Case]:
         "of_no_head_dim": {"head_dim": 0},
         "of_ragged_head_dim": {"head_dim": 12},
         "of_huge_head_dim": {"head_dim": 1032},
-        "with_a_window": {"window": 4},
+        "with_a_window_of_four_billion": {"window": NONE},
         "of_bf16": {"format": 2},
         "of_int4": {"format": 4},
         "reserved_bytes": {"zeros": b"\0\0\1"},

@@ -18,7 +18,7 @@ def every_op() -> Graph:
         "head": (VOCAB, WIDTH),
     }
     rope = (("heads", HEADS), ("head_dim", HEAD_DIM), ("rotary_dim", 4), ("scaling", 1.5))
-    attention = (("heads", HEADS), ("kv_heads", KV_HEADS), ("head_dim", HEAD_DIM), ("scale", 0.5))
+    attention = (("heads", HEADS), ("kv_heads", KV_HEADS), ("head_dim", HEAD_DIM), ("scale", 0.5), ("window", 8))
     nodes = (
         Node("h", Op.EMBEDDING, ("ids",), (("weight", "embed"),), (), WIDTH, None, "embed"),
         Node("n", Op.RMS_NORM, ("h",), (("weight", "norm"),), (("eps", 1e-5),), WIDTH, 0, "layers.0.norm"),

@@ -29,19 +29,21 @@ def close(found: Array, expected: torch.Tensor) -> bool:
     return bool(np.allclose(found, expected.numpy(), rtol=1e-5, atol=1e-5))
 
 
-@given(s=sizes, kv_heads=st.integers(1, 3), group=st.integers(1, 3), head_dim=sizes)
+@given(s=sizes, kv_heads=st.integers(1, 3), group=st.integers(1, 3), head_dim=sizes, window=st.integers(1, 40))
 @settings(max_examples=40, deadline=None)
-def test_attention(s: int, kv_heads: int, group: int, head_dim: int) -> None:
+def test_attention(s: int, kv_heads: int, group: int, head_dim: int, window: int) -> None:
     heads = kv_heads * group
     q, k, v = (
         random(s, heads * head_dim),
         random(s, kv_heads * head_dim, seed=1),
         random(s, kv_heads * head_dim, seed=2),
     )
-    attrs = {"heads": heads, "kv_heads": kv_heads, "head_dim": head_dim, "scale": 0.3}
+    attrs = {"heads": heads, "kv_heads": kv_heads, "head_dim": head_dim, "scale": 0.3, "window": window}
     found = OPS[Op.ATTENTION].reference((q, k, v), {}, attrs)
     by_head = [torch.tensor(x).reshape(s, -1, head_dim).transpose(0, 1)[None] for x in (q, k, v)]
-    expected = torch.nn.functional.scaled_dot_product_attention(*by_head, is_causal=True, scale=0.3, enable_gqa=True)
+    back = torch.arange(s)[:, None] - torch.arange(s)[None]  # positions from query back to key
+    seen = (back >= 0) & (back < window)
+    expected = torch.nn.functional.scaled_dot_product_attention(*by_head, attn_mask=seen, scale=0.3, enable_gqa=True)
     assert close(found, expected[0].transpose(0, 1).reshape(s, -1))
 
 

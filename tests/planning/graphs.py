@@ -5,8 +5,21 @@ from __future__ import annotations
 from n730c.ir.core import Const, Graph, Node, Op, Param
 
 
+CONTEXT = 2048
+
+
 def llama_graph(
-    *, layers: int, hidden: int, heads: int, kv_heads: int, head_dim: int, ffn: int, vocab: int, tied: bool, bias: bool
+    *,
+    layers: int,
+    hidden: int,
+    heads: int,
+    kv_heads: int,
+    head_dim: int,
+    ffn: int,
+    vocab: int,
+    tied: bool,
+    bias: bool,
+    window: int = CONTEXT,
 ) -> Graph:
     """The graph that tracing and fusing a Llama (or, with ``bias``, Qwen2) of these sizes gives."""
     params = [Param("embed", (vocab, hidden))]
@@ -38,7 +51,13 @@ def llama_graph(
         linear(f"v{i}", f"n{i}", kv_heads * head_dim, hidden, i, bias)
         rope(f"qr{i}", f"q{i}", heads, i)
         rope(f"kr{i}", f"k{i}", kv_heads, i)
-        attrs = (("heads", heads), ("kv_heads", kv_heads), ("head_dim", head_dim), ("scale", head_dim**-0.5))
+        attrs = (
+            ("heads", heads),
+            ("kv_heads", kv_heads),
+            ("head_dim", head_dim),
+            ("scale", head_dim**-0.5),
+            ("window", window),
+        )
         inputs = (f"qr{i}", f"kr{i}", f"v{i}")
         nodes.append(Node(f"a{i}", Op.ATTENTION, inputs, attrs=attrs, width=heads * head_dim, layer=i))
         linear(f"o{i}", f"a{i}", hidden, heads * head_dim, i)
@@ -56,4 +75,4 @@ def llama_graph(
     else:
         linear("logits", "final", vocab, hidden, None)
     inv_freq = Const("inv_freq", tuple(10000.0 ** (-2 * i / head_dim) for i in range(head_dim // 2)))
-    return Graph("llama", vocab, 2048, tuple(params), (inv_freq,), tuple(nodes), "logits")
+    return Graph("llama", vocab, CONTEXT, tuple(params), (inv_freq,), tuple(nodes), "logits")

@@ -41,6 +41,7 @@ def graphs(draw: st.DrawFn) -> Graph:
         vocab=draw(st.integers(2, 1000)),
         tied=draw(st.booleans()),
         bias=draw(st.booleans()),
+        window=draw(st.sampled_from((1, 20, 100, 2048))),
     )
 
 

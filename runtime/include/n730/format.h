@@ -100,13 +100,20 @@ struct Buffer {
 
 struct Cache {
     uint32_t kv_heads, head_dim;
-    Format format; // F32, F16 or INT8
+    uint32_t window; // positions a token sees, itself included; 0: all
+    Format format;   // F32, F16 or INT8
 
     // K or V of one position and head; INT8: with its f32 scale
     uint64_t row_bytes() const {
         return format == Format::INT8 ? head_dim + 4 : head_dim * (format == Format::F32 ? 4 : 2);
     }
-    uint64_t bytes(uint64_t context) const { return round_up(2 * row_bytes() * kv_heads * context, 64); }
+    uint64_t positions(uint64_t context, uint64_t batch) const {
+        const uint64_t held = round_up(uint64_t(window) + batch, 64);
+        return window == 0 || held > context ? context : held;
+    }
+    uint64_t bytes(uint64_t context, uint64_t batch) const {
+        return round_up(2 * row_bytes() * kv_heads * positions(context, batch), 64);
+    }
 };
 
 struct Step {
