@@ -26,8 +26,6 @@ void run(const Package &package, size_t plan) {
     const std::unique_ptr<uint8_t, Free> arena(static_cast<uint8_t *>(std::aligned_alloc(PAGE, p.arena_bytes)));
     if (arena == nullptr) return;
     std::memset(arena.get(), 0, p.arena_bytes);
-    for (size_t i = 0; i < package.segments.size(); ++i)
-        read_segment(package, i, arena.get() + package.segment_offset(plan, i), nullptr);
     uint8_t *tables = arena.get() + p.tokenizer_offset;
     read_section(package, TOKENIZER, tables);
     const Tokenizer tokenizer(tables, package.sections[TOKENIZER].size);
@@ -42,7 +40,9 @@ void run(const Package &package, size_t plan) {
     const int64_t tokens = std::min<int64_t>({MOST_TOKENS, p.batch, p.context});
     const KernelSet kernels(package, KernelChoice::BUILTIN, false);
     ThreadPool pool(1);
-    Executor executor(package, plan, arena.get(), kernels, pool);
+    Reader reader(package, plan, arena.get(), 1, 1);
+    reader.load(nullptr);
+    Executor executor(package, plan, arena.get(), kernels, pool, &reader);
     executor.body(ids.data(), tokens, 0);
     executor.head(0, std::min<int64_t>(tokens, p.head_batch));
     executor.body_and_last(ids.data(), 1, int64_t(p.context) - 1);

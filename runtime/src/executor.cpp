@@ -1,6 +1,7 @@
 #include "executor.h"
 
 #include <algorithm>
+#include <numeric>
 
 namespace n730 {
 
@@ -9,14 +10,25 @@ constexpr size_t MOST_RECENT = 64; // touches kept between two barriers; beyond 
 }
 
 Executor::Executor(const Package &package, size_t plan, uint8_t *arena, const KernelSet &kernels, ThreadPool &pool,
-                   int64_t serial_work)
-    : package_(package), plan_(package.plans[plan]), pool_(pool), serial_work_(serial_work),
-      head_first_(package.program.head_first) {
+                   Reader *reader, int64_t serial_work)
+    : package_(package), plan_(package.plans[plan]), pool_(pool), reader_(reader), rows_(package, plan, arena),
+      serial_work_(serial_work), head_first_(package.program.head_first) {
     calls_.resize(package.steps.size());
+    row_order_.reserve(plan_.batch);
     recent_.reserve(MOST_RECENT + 5);
     for (size_t i = 0; i < calls_.size(); ++i) make_call(i, plan, arena, kernels);
+    plan_waits(package.reads[plan]);
     logits_ = reinterpret_cast<float *>(arena + package.buffer_offset(plan, package.program.logits));
     logits_stride_ = static_cast<int64_t>(package.buffers[package.program.logits].token_bytes() / sizeof(float));
+}
+
+void Executor::plan_waits(const std::vector<Read> &reads) {
+    for (uint32_t i = 0; i < reads.size(); ++i) {
+        Call &first = calls_[reads[i].first];
+        if (first.wait == first.wait_end) first.wait = i;
+        first.wait_end = i + 1;
+        calls_[reads[i].last].released = i + 1;
+    }
 }
 
 void Executor::make_call(size_t index, size_t plan, uint8_t *arena, const KernelSet &kernels) {
@@ -33,7 +45,7 @@ void Executor::make_call(size_t index, size_t plan, uint8_t *arena, const Kernel
     const auto tensor = [&](uint32_t id) -> const uint8_t * {
         if (id == NONE) return nullptr;
         const Tensor &t = package_.tensors[id];
-        return arena + package_.segment_offset(plan, t.segment) + t.offset;
+        return arena + package_.placement(plan, t.segment).offset + t.offset;
     };
     n730_call &call = c.call;
     for (int i = 0; i < 3; ++i) {
@@ -73,10 +85,14 @@ void Executor::make_call(size_t index, size_t plan, uint8_t *arena, const Kernel
     };
     switch (step.op) {
     case Op::EMBED:
+        c.rows = rows_.has(step.weight);
+        break;
     case Op::RMS_NORM:
     case Op::ROPE_TABLE:
         break;
     case Op::LINEAR:
+        c.column = int64_t(step.p[0]) * int64_t(sizeof(float));
+        call.out = static_cast<uint8_t *>(call.out) + c.column;
         c.per_token = 0;
         c.fixed = static_cast<int64_t>(ceil_div(static_cast<uint64_t>(call.rows), TILE_ROWS));
         c.work = call.rows * call.cols / 8;
@@ -118,23 +134,43 @@ size_t Executor::touches(const Call &c, int64_t tokens, Touch out[5]) const {
         if (c.in[i].base == nullptr) continue;
         // A head step may read any token of a body buffer.
         const int64_t span = c.in[i].stride * (c.in[i].body ? plan_.batch : tokens);
-        out[n++] = {c.in[i].base, c.in[i].base + span, false, c.serial};
+        out[n++] = {c.in[i].base, c.in[i].base + span, false, c.serial, 0, 0, 0};
     }
     if (c.call.out != nullptr) {
-        const auto *base = static_cast<const uint8_t *>(c.call.out);
-        out[n++] = {base, base + c.call.out_stride * tokens, true, c.serial};
+        const auto *base = static_cast<const uint8_t *>(c.call.out) - c.column;
+        const int64_t stride = c.op == Op::LINEAR ? c.call.out_stride : 0;
+        out[n++] = {base,   base + c.call.out_stride * tokens, true, c.serial,
+                    stride, c.column,                          c.column + c.call.rows * int64_t(sizeof(float))};
     }
     if (c.call.k_cache != nullptr) {
         const auto *base = static_cast<const uint8_t *>(c.call.k_cache);
-        out[n++] = {base, base + c.cache_bytes, c.op == Op::KV_STORE, c.serial};
+        out[n++] = {base, base + c.cache_bytes, c.op == Op::KV_STORE, c.serial, 0, 0, 0};
     }
     return n;
 }
 
 bool Executor::conflicts(const Touch &t) const {
     return std::any_of(recent_.begin(), recent_.end(), [&](const Touch &other) {
-        return (t.write || other.write) && !(t.serial && other.serial) && t.begin < other.end && other.begin < t.end;
+        // Blocks of rows of one matrix write columns of the same tokens.
+        const bool beside = t.stride > 0 && t.stride == other.stride && t.begin == other.begin &&
+                            (t.to <= other.from || other.to <= t.from);
+        return (t.write || other.write) && !(t.serial && other.serial) && t.begin < other.end &&
+               other.begin < t.end && !beside;
     });
+}
+
+// Blocks of rows come by the dozen: each reads what the one before read, and writes on where that ended.
+void Executor::remember(const Touch &t) {
+    for (Touch &other : recent_) {
+        if (t.begin != other.begin || t.end != other.end || t.write != other.write || t.serial != other.serial ||
+            t.stride != other.stride)
+            continue;
+        if (t.stride == 0) return;
+        if (t.from != other.to) continue;
+        other.to = t.to;
+        return;
+    }
+    recent_.push_back(t);
 }
 
 // Decides which steps one thread does alone and before which steps all must wait: only where a step touches what
@@ -148,12 +184,12 @@ void Executor::arrange(int64_t body_tokens, int64_t head_tokens) {
     for (size_t i = 0; i < calls_.size(); ++i) {
         Call &c = calls_[i];
         const int64_t tokens = i < head_first_ ? body_tokens : head_tokens;
-        c.serial = c.fixed + c.per_token * tokens == 1 || c.work * tokens <= serial_work_;
+        c.serial = c.rows || c.fixed + c.per_token * tokens == 1 || c.work * tokens <= serial_work_;
         const size_t n = touches(c, tokens, now);
         c.barrier = recent_.size() >= MOST_RECENT || i == head_first_ ||
                     std::any_of(now, now + n, [&](const Touch &t) { return conflicts(t); });
         if (c.barrier) recent_.clear();
-        recent_.insert(recent_.end(), now, now + n);
+        for (size_t j = 0; j < n; ++j) remember(now[j]);
     }
 }
 
@@ -176,22 +212,58 @@ void Executor::set_head(int64_t first, int64_t n) {
     }
 }
 
+// Token by token, those of one piece after the other. False: a read failed.
+bool Executor::embed_rows(const Call &c, uint32_t tensor) {
+    row_order_.resize(static_cast<size_t>(c.call.tokens));
+    std::iota(row_order_.begin(), row_order_.end(), 0);
+    std::sort(row_order_.begin(), row_order_.end(),
+              [&](int32_t a, int32_t b) { return c.call.ids[a] < c.call.ids[b]; });
+    n730_call one = c.call;
+    one.tokens = 1;
+    one.rows = TILE_ROWS;
+    try {
+        for (const int32_t token : row_order_) {
+            const int32_t id = c.call.ids[token], row = id % int32_t(TILE_ROWS);
+            one.weight = rows_.tile(tensor, static_cast<uint64_t>(id) / TILE_ROWS);
+            one.ids = &row;
+            one.out = static_cast<uint8_t *>(c.call.out) + token * c.call.out_stride;
+            c.kernel(&one, 0, 1);
+        }
+        return true;
+    } catch (...) {
+        rows_failure_ = std::current_exception();
+        return false;
+    }
+}
+
 void Executor::run(size_t begin, size_t end) {
+    const uint64_t pass = begin == 0 ? passes_++ : passes_;
     auto walk = [&](int thread) {
+        bool good = true; // if not, only the barriers are left to be kept
         for (size_t i = begin; i < end; ++i) {
             const Call &c = calls_[i];
+            for (uint32_t read = c.wait; good && read < c.wait_end; ++read) good = reader_->wait(thread, pass, read);
             if (c.barrier && i != begin) pool_.barrier();
+            if (!good) continue;
             const int64_t items = c.fixed + c.per_token * c.call.tokens;
-            if (c.serial) {
+            if (c.rows) {
+                if (thread == 0) good = embed_rows(c, package_.steps[i].weight);
+            } else if (c.serial) {
                 if (thread == 0) c.kernel(&c.call, 0, items);
-                continue;
+            } else {
+                int64_t from, to;
+                pool_.range(items, thread, from, to);
+                if (from < to) c.kernel(&c.call, from, to);
             }
-            int64_t from, to;
-            pool_.range(items, thread, from, to);
-            if (from < to) c.kernel(&c.call, from, to);
+            if (c.released > 0) reader_->release(thread, pass * reader_->reads() + c.released);
         }
+        if (!good) broken_.store(true, std::memory_order_relaxed);
     };
     pool_.run(walk);
+    if (!broken_.load(std::memory_order_relaxed)) return;
+    if (rows_failure_) std::rethrow_exception(rows_failure_);
+    if (reader_ != nullptr) reader_->rethrow();
+    throw Interrupted();
 }
 
 void Executor::body(const int32_t *ids, int64_t n, int64_t position) {

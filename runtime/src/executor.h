@@ -2,23 +2,27 @@
 #pragma once
 #include "kernels.h"
 #include "package.h"
+#include "reader.h"
+#include "rows.h"
 #include "threads.h"
 
 namespace n730 {
 
 class Executor {
   public:
-    // `arena` holds plan `plan` of the package, loaded; all arguments outlive the executor. `serial_work`: steps of
-    // at most that much work (elements, roughly) are left to one thread, as waiting for the others would cost more.
+    // `arena` holds plan `plan` of the package, which `reader` has loaded and goes on to read (nullptr: nothing is
+    // streamed); all arguments outlive the executor. `serial_work`: steps of at most that much work (elements,
+    // roughly) are left to one thread, as waiting for the others would cost more.
     Executor(const Package &package, size_t plan, uint8_t *arena, const KernelSet &kernels, ThreadPool &pool,
-             int64_t serial_work = 4096);
+             Reader *reader = nullptr, int64_t serial_work = 4096);
 
     const Plan &plan() const { return plan_; }
     int64_t vocab() const { return package_.program.vocab; }
     // From the logits of one token to the next, in floats.
     int64_t logits_stride() const { return logits_stride_; }
 
-    // Runs the body for ids[0 … n), 1 ≤ n ≤ batch, at `position`; position + n ≤ context. Ids are below vocab.
+    // Runs the body for ids[0 … n), 1 ≤ n ≤ batch, at `position`; position + n ≤ context. Ids are below vocab. This
+    // and whatever runs the body throws what went wrong with reading, and Interrupted if Ctrl-C ended a wait for it.
     void body(const int32_t *ids, int64_t n, int64_t position);
     // Logits of tokens first … first + n of the last body batch, n ≤ head_batch; valid until the next call.
     const float *head(int64_t first, int64_t n);
@@ -50,16 +54,24 @@ class Executor {
         int64_t per_token, fixed; // work items: tokens × per_token + fixed
         int64_t work;             // elements a token, roughly
         int64_t cache_bytes;      // of the KV cache that the step touches
+        int64_t column;           // LINEAR: where in a token of `out` it begins to write, bytes
         bool serial, barrier;     // of the batch sizes below
+        bool rows;                // EMBED from pieces that are read for it
+        uint32_t wait, wait_end;  // STREAM segments that the step is the first to use
+        uint32_t released;        // how many of them no later step uses; 0: as many as before it
     };
-    struct Touch { // bytes of the arena that a step reads or writes
+    struct Touch { // bytes of the arena that a step reads or writes: columns [from, to) of tokens `stride` apart
         const uint8_t *begin, *end;
         bool write, serial;
+        int64_t stride, from, to; // stride 0: everything between begin and end
     };
 
     void make_call(size_t index, size_t plan, uint8_t *arena, const KernelSet &kernels);
+    void plan_waits(const std::vector<Read> &reads);
     void arrange(int64_t body_tokens, int64_t head_tokens);
     bool conflicts(const Touch &touch) const;
+    void remember(const Touch &touch);
+    bool embed_rows(const Call &call, uint32_t tensor);
     size_t touches(const Call &call, int64_t tokens, Touch out[5]) const;
     void set_body(const int32_t *ids, int64_t n, int64_t position);
     void set_head(int64_t first, int64_t n);
@@ -68,6 +80,12 @@ class Executor {
     const Package &package_;
     const Plan &plan_;
     ThreadPool &pool_;
+    Reader *const reader_;
+    RowReader rows_;
+    std::exception_ptr rows_failure_;
+    std::vector<int32_t> row_order_; // tokens of a batch; room is taken once
+    uint64_t passes_ = 0;            // over the body
+    std::atomic<bool> broken_{false};
     const int64_t serial_work_;
     int64_t logits_stride_ = 0;
     float *logits_ = nullptr;

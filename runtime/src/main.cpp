@@ -81,7 +81,8 @@ void add_run_options(CLI::App &app, CommandLine &line) {
     const CLI::Validator device = CLI::IsMember({"auto", "cpu", "cuda"}).description("");
     const CLI::Validator kernels = CLI::IsMember(kernel_choices()).description("");
     add(app, "--threads", line.run.threads, "N", whole(1, 256), "threads (default: physical cores)");
-    add(app, "--ram", line.ram, "SIZE", size(), "for weights, caches and buffers: the first plan that fits is taken");
+    add(app, "--ram", line.ram, "SIZE", size(), "memory for the whole process: the first plan that fits is taken");
+    add(app, "--readers", line.run.readers, "N", whole(1, 64), "reads from disk at once (default: as the plan says)");
     add(app, "--device", line.run.device, "WHERE", device, "auto, cpu or cuda");
     app.add_flag("--trust", line.run.trust, "run the code that the package carries");
     add(app, "--kernels", line.kernels, "WHICH", kernels,
@@ -136,7 +137,7 @@ void build(CLI::App &app, CommandLine &line) {
     add_package(*bench, line);
     add(*bench, "--prompt-tokens", line.bench.prompt_tokens, "N", whole(1, MOST), "tokens to prefill (default: 128)");
     add(*bench, "--gen-tokens", line.bench.gen_tokens, "N", whole(0, MOST), "tokens to decode (default: 64)");
-    bench->add_flag("--json", line.bench.json, "disk_bytes_per_s is the rate at which the weights were loaded");
+    bench->add_flag("--json", line.bench.json, "disk_bytes_per_s is the rate of reading while decoding");
     add_run_options(*bench, line);
 
     auto *score = app.add_subcommand("score", "perplexity of a text, in windows of the context");

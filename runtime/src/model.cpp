@@ -17,20 +17,20 @@ FileSource::FileSource(const std::string &path) {
 }
 
 PlanChoice choose_plan(const Package &package, uint64_t ram, uint64_t free_ram) {
-    const uint64_t room = free_ram == 0 ? ~uint64_t(0) : free_ram - std::min(free_ram, OVERHEAD);
-    const uint64_t limit = std::min(ram == 0 ? ~uint64_t(0) : ram, room);
+    const uint64_t unlimited = ~uint64_t(0);
+    const uint64_t limit = std::min(ram == 0 ? unlimited : ram, free_ram == 0 ? unlimited : free_ram);
     for (size_t i = 0; i < package.plans.size(); ++i)
-        if (package.plans[i].arena_bytes <= limit) {
-            std::string why = limit == ~uint64_t(0) ? "the largest" : "the first that fits " + format_size(limit);
-            return {i, why + (ram != 0 && limit == ram ? " of --ram" : " of free memory")};
+        if (package.plans[i].arena_bytes + OVERHEAD <= limit) {
+            if (limit == unlimited) return {i, "the largest"};
+            return {i, "the first that fits " + format_size(limit) + (ram != 0 && limit == ram ? " of --ram" : " of free memory")};
         }
-    const uint64_t need = package.plans.back().arena_bytes;
-    if (ram != 0 && need > ram)
+    const std::string need = format_size(package.plans.back().arena_bytes + OVERHEAD);
+    if (ram != 0 && limit == ram)
         return {{},
-                "not enough memory by --ram (expected at least " + format_size(need) + ", found " + format_size(ram) +
+                "not enough memory by --ram (expected at least " + need + ", found " + format_size(ram) +
                     "). Raise --ram, or build with a smaller --ram or --context"};
     return {{},
-            "not enough free memory (expected " + format_size(need + OVERHEAD) + ", found " + format_size(free_ram) +
+            "not enough free memory (expected " + need + ", found " + format_size(free_ram) +
                 "). Close other programs, or build with a smaller --ram or --context"};
 }
 
@@ -60,15 +60,23 @@ const uint8_t *Model::tables() {
 void Model::load() {
     const double start = platform::seconds();
     uint64_t total = 0;
-    for (const Segment &segment : package.segments) total += segment.size;
-    Progress progress("loading", total, "");
-    const Advance advance = [&](uint64_t bytes) {
-        progress.advance(bytes);
-        if (platform::interrupted()) throw Interrupted();
-    };
     for (size_t i = 0; i < package.segments.size(); ++i)
-        read_segment(package, i, arena.data() + package.segment_offset(plan_index, i), advance);
+        if (package.placement(plan_index, i).tier == Tier::RAM) total += package.segments[i].size;
+    {
+        Progress progress("loading", total, "");
+        reader.load([&](uint64_t bytes) { progress.advance(bytes); });
+    }
+    loaded_bytes = total;
     load_seconds = platform::seconds() - start;
+    if (!source.file().direct() && reader.reads() > 0)
+        say("the file system does not allow direct reads: weights come through the page cache, which is slower");
+}
+
+void Model::say_plan() const {
+    if (plan_index == 0 && reader.reads() == 0) return;
+    say("plan " + std::to_string(plan_index + 1) + " of " + std::to_string(package.plans.size()) + ": " +
+        format_size(plan().arena_bytes + OVERHEAD) + " of RAM, " + format_size(plan().disk_bytes_per_token) +
+        " read from disk a token, predicted " + format_number(plan().decode_tokens_per_s) + " tokens/s");
 }
 
 Model::Model(const RunOptions &options)
@@ -76,9 +84,13 @@ Model::Model(const RunOptions &options)
       tokenizer(tables(), static_cast<size_t>(package.sections[TOKENIZER].size)),
       kernels(package, options.kernels, options.trust),
       pool(options.threads > 0 ? options.threads : platform::physical_cores()),
-      executor(package, plan_index, arena.data(), kernels, pool) {
+      reader(package, plan_index, arena.data(),
+             options.readers > 0 ? options.readers : static_cast<int>(plan().reads_in_flight), pool.size()),
+      executor(package, plan_index, arena.data(), kernels, pool, &reader) {
+    source.file().forget(); // the tables are in memory now
     if (!options.trust && options.kernels == KernelChoice::AUTO && !package.images.empty())
         say("running on built-in kernels; --trust would run the package's own code");
+    say_plan();
 }
 
 std::vector<int32_t> encode_text(const Tokenizer &tokenizer, const std::string &text, bool add_special,

@@ -16,6 +16,10 @@ class FileSource : public Source {
     explicit FileSource(const std::string &path); // throws PackageError E_OPEN
     uint64_t size() const override { return file_->size(); }
     bool read(uint64_t offset, void *out, size_t n) const override { return file_->read(offset, out, n); }
+    std::string read_weights(uint64_t offset, void *out, size_t n) const override {
+        return file_->read_direct(offset, out, n);
+    }
+    const platform::File &file() const { return *file_; }
 
   private:
     std::unique_ptr<platform::File> file_;
@@ -23,8 +27,9 @@ class FileSource : public Source {
 
 struct RunOptions {
     std::string package;
-    uint64_t ram = 0; // bytes for the arena; 0: what is free
+    uint64_t ram = 0; // bytes that the process may take; 0: what is free
     int threads = 0;  // 0: one a physical core
+    int readers = 0;  // reads at once; 0: as many as the plan says
     std::string device = "auto";
     bool trust = false;
     KernelChoice kernels = KernelChoice::AUTO;
@@ -37,7 +42,7 @@ struct PlanChoice {
     std::optional<size_t> plan; // none: nothing fits
     std::string why;            // in words, either way
 };
-// The first plan whose arena fits `ram` (if not 0), and with OVERHEAD what is really free (if known, not 0).
+// The first plan whose arena and OVERHEAD fit `ram` (if not 0) and what is really free (if known, not 0).
 PlanChoice choose_plan(const Package &package, uint64_t ram, uint64_t free_ram);
 
 // One planned piece of memory.
@@ -65,21 +70,24 @@ class Model {
     explicit Model(const RunOptions &options); // throws Error, Interrupted
 
     const Plan &plan() const { return package.plans[plan_index]; }
-    // Reads the weights into the arena. Throws PackageError, Interrupted.
+    // Reads the weights that stay in the arena, and begins with those that do not. Throws Error, Interrupted.
     void load();
 
     FileSource source;
     Package package;
     size_t plan_index;
     double load_seconds = 0; // what load() took
+    uint64_t loaded_bytes = 0;
     Arena arena;
     Tokenizer tokenizer;
     KernelSet kernels;
     ThreadPool pool;
+    Reader reader;
     Executor executor;
 
   private:
     size_t choose(const RunOptions &options) const;
+    void say_plan() const;
     const uint8_t *tables();
 };
 

@@ -11,7 +11,6 @@ namespace n730 {
 
 namespace {
 
-constexpr size_t PIECE = 4u << 20; // bytes of one read: large enough for disks, small enough to keep in cache
 constexpr uint64_t MIB = 1u << 20;
 
 struct SectionLimit {
@@ -40,6 +39,7 @@ constexpr SectionLimit LIMITS[SECTION_COUNT + 1] = {
     {"CODE", 1, 0, 256 * MIB},
     {"TOKENIZER", 1, 0, 256 * MIB},
     {"CHAT", 1, 0, MIB},
+    {"SUMS", 8, 1, 16 * MIB},
 };
 
 std::string str(uint64_t n) { return std::to_string(n); }
@@ -86,7 +86,7 @@ void read_header(Package &package, uint8_t *header) {
                            "Take the n730-exec it was built for.");
     if (be32(header + 12) != HEADER_SIZE) throw PackageError("E_HEADER", "header size", "4096", str(be32(header + 12)));
     if (be32(header + 24) != SECTION_COUNT)
-        throw PackageError("E_HEADER", "section count", "17", str(be32(header + 24)));
+        throw PackageError("E_HEADER", "section count", str(SECTION_COUNT), str(be32(header + 24)));
     const size_t table_end = 32 + SECTION_COUNT * 32;
     if (!all_zero(header + 28, 4) || !all_zero(header + table_end, HEADER_SIZE - 8 - table_end))
         throw PackageError("E_HEADER", "reserved bytes of the header", "zeros", "others");
@@ -177,10 +177,6 @@ template <class Fn> void each_gap(const Package &package, const Segment &segment
     fn(at, segment.size);
 }
 
-[[noreturn]] void fail_segment(size_t segment) {
-    throw PackageError("E_SEGMENT_CHECKSUM", "segment " + str(segment) + " is damaged", "", "", "Copy the file again.");
-}
-
 } // namespace
 
 Package read_package(const Source &source, ReadOptions options) {
@@ -213,27 +209,42 @@ std::vector<uint8_t> read_section(const Package &package, SectionKind kind) {
     return bytes;
 }
 
-void read_segment(const Package &package, size_t index, uint8_t *out, const Advance &advance) {
-    const Segment &segment = package.segments[index];
-    Hasher hasher;
-    for (uint64_t at = 0; at < segment.size; at += PIECE) {
-        const size_t n = static_cast<size_t>(std::min<uint64_t>(PIECE, segment.size - at));
-        read_bytes(*package.source, segment.offset + at, out + at, n);
-        hasher.update(out + at, n);
-        if (advance) advance(n);
-    }
-    if (package.options.check_hashes && hasher.digest() != segment.hash) fail_segment(index);
+bool pieces_match(const Package &package, size_t index, uint64_t at, const uint8_t *data, size_t n) {
+    if (!package.options.check_hashes) return true;
+    const uint64_t *sum = &package.sums[package.segments[index].first_sum + at / PIECE];
+    for (size_t done = 0; done < n; done += PIECE)
+        if (xxh3(data + done, std::min<size_t>(PIECE, n - done)) != *sum++) return false;
+    return true;
+}
+
+std::string segment_label(const Package &package, size_t index) {
+    return "segment " + str(index) + " (" + package.tensor_name(package.segments[index].first_tensor) + ")";
+}
+
+namespace {
+[[noreturn]] void fail_segment(const Package &package, size_t index) {
+    throw PackageError("E_SEGMENT_CHECKSUM", segment_label(package, index) + " is damaged", "", "",
+                       "Copy the file again.");
+}
+} // namespace
+
+void read_weights(const Package &package, size_t index, uint64_t at, uint8_t *out, size_t n) {
+    const std::string why = package.source->read_weights(package.segments[index].offset + at, out, n);
+    if (!why.empty())
+        throw Error("cannot read " + segment_label(package, index), "", why, "Check the disk, or copy the file again.");
+    if (!pieces_match(package, index, at, out, n)) fail_segment(package, index);
 }
 
 void verify_segments(const Package &package, const Advance &advance) {
+    std::vector<uint8_t> piece(PIECE);
     for (size_t i = 0; i < package.segments.size(); ++i) {
-        Hasher hasher;
-        read_pieces(*package.source, package.segments[i].offset, package.segments[i].size,
-                    [&](const uint8_t *data, size_t n) {
-                        hasher.update(data, n);
-                        if (advance) advance(n);
-                    });
-        if (package.options.check_hashes && hasher.digest() != package.segments[i].hash) fail_segment(i);
+        const Segment &segment = package.segments[i];
+        for (uint64_t at = 0; at < segment.size; at += PIECE) {
+            const size_t n = static_cast<size_t>(std::min(PIECE, segment.size - at));
+            read_bytes(*package.source, segment.offset + at, piece.data(), n);
+            if (!pieces_match(package, i, at, piece.data(), n)) fail_segment(package, i);
+            if (advance) advance(n);
+        }
     }
     for (size_t i = 0; i < package.segments.size(); ++i) {
         const Segment &segment = package.segments[i];

@@ -16,6 +16,10 @@ class Source {
     virtual ~Source() = default;
     virtual uint64_t size() const = 0;
     virtual bool read(uint64_t offset, void *out, size_t n) const = 0; // all n bytes, or false
+    // The same for weights: whole pages of the file to a page of memory, from any thread. Empty, or why not.
+    virtual std::string read_weights(uint64_t offset, void *out, size_t n) const {
+        return read(offset, out, n) ? "" : "the file cannot be read there";
+    }
 };
 
 class MemorySource : public Source {
@@ -50,13 +54,17 @@ struct Package {
     std::vector<Step> steps;
     Program program{};
     std::vector<Plan> plans;
-    std::vector<uint64_t> placements; // offsets in the arena, [plans][segments]
+    std::vector<uint64_t> sums;              // XXH3 of each piece of each segment
+    std::vector<Placement> placements;       // [plans][segments]
+    std::vector<std::vector<Read>> reads;    // by plan, in order
     std::vector<uint64_t> offsets;    // in the arena, [plans][buffers + caches]
     std::vector<KernelSpec> kernels;
     std::vector<Image> images;
     std::vector<Entry> entries; // [images][kernels]
 
-    uint64_t segment_offset(size_t plan, size_t segment) const { return placements[plan * segments.size() + segment]; }
+    const Placement &placement(size_t plan, size_t segment) const {
+        return placements[plan * segments.size() + segment];
+    }
     uint64_t buffer_offset(size_t plan, size_t buffer) const {
         return offsets[plan * (buffers.size() + caches.size()) + buffer];
     }
@@ -73,22 +81,38 @@ std::vector<uint8_t> read_section(const Package &package, SectionKind kind);
 // The same into memory of the section's size that the caller has.
 void read_section(const Package &package, SectionKind kind, uint8_t *out);
 
-// Reads one segment to `out` in large pieces and checks its checksum. `advance`, if any, is told of each piece's
-// bytes; it may throw. Throws PackageError.
-using Advance = std::function<void(uint64_t bytes)>;
-void read_segment(const Package &package, size_t segment, uint8_t *out, const Advance &advance);
+// True if the bytes [at, at + n) of a segment match their checksums; `at` is where a piece starts, and the bytes end
+// where one ends.
+bool pieces_match(const Package &package, size_t segment, uint64_t at, const uint8_t *data, size_t n);
 
-// What `verify` does beyond read_package: all checksums of segments, then their padding. Throws PackageError.
+// Reads the bytes [at, at + n) of a segment, whole pieces, and checks them. Throws Error, PackageError.
+void read_weights(const Package &package, size_t segment, uint64_t at, uint8_t *out, size_t n);
+
+// "segment 7 (layers.0.mlp.up_proj.weight)", for errors.
+std::string segment_label(const Package &package, size_t segment);
+
+// What `verify` does beyond read_package: all checksums of segments, then their padding. `advance`, if any, is told
+// of bytes that were read; it may throw. Throws PackageError.
+using Advance = std::function<void(uint64_t bytes)>;
 void verify_segments(const Package &package, const Advance &advance);
 
 // The member `name` of META as JSON text; empty if there is none.
 std::string meta_member(const Package &package, const char *name);
 
+// What the steps do with a segment.
+struct SegmentUse {
+    uint32_t first = NONE, last = 0; // steps
+    bool streams = false;            // every tensor is used, by steps of the body other than EMBED only
+    bool only_embeds = false;        // EMBED steps use it, and no others
+};
+std::vector<SegmentUse> segment_uses(const Package &package);
+
 // Parts of read_package, each in its own file; they throw PackageError.
 void check_meta(const std::vector<uint8_t> &json);
-void read_tensors(Package &package); // NAMES, TENSORS, SEGMENTS
+void read_tensors(Package &package); // NAMES, TENSORS, SEGMENTS, SUMS
 void read_program(Package &package); // BUFFERS, CACHES, STEPS, PROGRAM
-void read_plans(Package &package);   // PLANS, PLACEMENTS, OFFSETS, SCHEDULE
+void read_plans(Package &package);   // PLANS, PLACEMENTS, OFFSETS
+void read_schedule(Package &package, const std::vector<SegmentUse> &uses); // SCHEDULE, after PLANS and PLACEMENTS
 void read_kernels(Package &package); // KERNELS, IMAGES, CODE
 
 // The loop of every table: `fn(record, index)` for each record of `kind`.

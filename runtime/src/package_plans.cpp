@@ -1,4 +1,4 @@
-// PLANS, PLACEMENTS, OFFSETS, SCHEDULE: where everything lies in the arena, and that nothing overlaps.
+// PLANS, PLACEMENTS, OFFSETS: where everything lies in the arena, and that nothing overlaps.
 #include "package.h"
 
 #include <algorithm>
@@ -9,7 +9,7 @@ namespace n730 {
 
 namespace {
 
-constexpr uint32_t MAX_CONTEXT = 1u << 24;
+constexpr uint32_t MAX_CONTEXT = 1u << 24, MAX_READ = 1u << 26, MAX_IN_FLIGHT = 64;
 
 std::string str(uint64_t n) { return std::to_string(n); }
 
@@ -41,9 +41,11 @@ std::vector<Life> buffer_lives(const Package &package) {
     return lives;
 }
 
+constexpr uint32_t FIXED = NONE, RING = NONE - 1;
+
 struct Range {
     uint64_t begin, end;
-    uint32_t buffer; // NONE: nothing may share its bytes
+    uint32_t buffer; // FIXED: nothing may share its bytes; RING: a STREAM segment, only others of them may
 };
 
 // Sweeps the arena from low to high; `living` holds the buffers over the current byte by the first step of their lives.
@@ -54,13 +56,15 @@ void check_overlaps(size_t plan, std::vector<Range> &ranges, const std::vector<L
     };
     std::multimap<uint64_t, uint32_t> ends; // of the buffers in `living`
     std::map<uint32_t, uint32_t> living;    // first step → last step
-    uint64_t fixed_end = 0, buffers_end = 0;
+    uint64_t fixed_end = 0, ring_end = 0, buffers_end = 0;
     for (const Range &r : ranges) {
         if (r.begin == r.end) continue;
-        if (r.begin < fixed_end) clash(r);
-        if (r.buffer == NONE) {
-            if (r.begin < buffers_end) clash(r);
-            fixed_end = r.end;
+        const bool buffer = r.buffer != FIXED && r.buffer != RING;
+        if (r.begin < fixed_end || (r.buffer != RING && r.begin < ring_end) || (!buffer && r.begin < buffers_end))
+            clash(r);
+        if (!buffer) {
+            uint64_t &end = r.buffer == RING ? ring_end : fixed_end;
+            end = std::max(end, r.end);
             continue;
         }
         buffers_end = std::max(buffers_end, r.end);
@@ -88,44 +92,38 @@ void check_arena(const Package &package, size_t plan, const std::vector<Life> &l
              str(size) + " bytes at " + str(offset));
         ranges.push_back({offset, offset + size, buffer});
     };
-    for (size_t i = 0; i < package.segments.size(); ++i)
-        add("a segment", package.segment_offset(plan, i), package.segments[i].size, PAGE, NONE);
+    for (size_t i = 0; i < package.segments.size(); ++i) {
+        const Placement place = package.placement(plan, i);
+        const uint64_t size = place.tier == Tier::ROWS ? 2 * PIECE : package.segments[i].size;
+        add("a segment", place.offset, size, PAGE, place.tier == Tier::STREAM ? RING : FIXED);
+    }
     for (uint32_t i = 0; i < package.buffers.size(); ++i)
         add("a buffer", package.buffer_offset(plan, i), buffer_bytes(package.buffers[i], p), 64, i);
     for (size_t i = 0; i < package.caches.size(); ++i)
-        add("a cache", package.cache_offset(plan, i), package.caches[i].bytes(p.context, p.batch), 64, NONE);
-    add("the tokenizer", p.tokenizer_offset, package.sections[TOKENIZER].size, 64, NONE);
+        add("a cache", package.cache_offset(plan, i), package.caches[i].bytes(p.context, p.batch), 64, FIXED);
+    add("the tokenizer", p.tokenizer_offset, package.sections[TOKENIZER].size, 64, FIXED);
     check_overlaps(plan, ranges, lives);
 }
 
-void check_schedule(const Package &package, size_t plan, const std::vector<uint8_t> &events) {
-    const Plan &p = package.plans[plan];
-    const uint64_t segments = package.segments.size(), steps = package.steps.size();
-    uint64_t loaded = 0, run = 0;
-    for (uint32_t i = 0; i < p.schedule_count; ++i) {
-        const uint8_t *r = events.data() + (size_t(p.schedule_first) + i) * 16;
-        const uint16_t action = be16(r);
-        const uint32_t a = be32(r + 4), b = be32(r + 8);
-        const std::string where = "event " + str(i);
-        need(be16(r + 2) == 0 && be32(r + 12) == 0, plan, where + ", unused fields", "0", "others");
-        if (loaded < segments) {
-            need(action == LOAD && a == loaded && b == 0, plan, where, "LOAD of segment " + str(loaded),
-                 "action " + str(action) + " of " + str(a));
-            ++loaded;
-        } else {
-            need(action == RUN && a == run && b >= 1 && b <= steps - run, plan, where, "RUN from step " + str(run),
-                 "action " + str(action) + " of " + str(a) + ", " + str(b));
-            run += b;
-        }
-    }
-    need(loaded == segments && run == steps, plan, "schedule", "all segments loaded and all steps run",
-         str(loaded) + " and " + str(run));
+// Throws unless the segment may live in that tier.
+void check_tier(const Package &package, size_t plan, size_t segment, const SegmentUse &use) {
+    const Tier tier = package.placement(plan, segment).tier;
+    const std::string what = "tier of segment " + str(segment);
+    need(tier != Tier::STREAM || use.streams, plan, what, "0: it has a tensor that no step of the body uses, or EMBED",
+         "1");
+    if (tier != Tier::ROWS) return;
+    const Segment &s = package.segments[segment];
+    const Tensor &t = package.tensors[s.first_tensor];
+    need(s.tensor_count == 1 && use.only_embeds && t.layout == Layout::MATRIX &&
+             matrix_bytes(t.format, TILE_ROWS, t.cols) <= PIECE,
+         plan, what, "0: it is not one matrix for EMBED with tiles of at most 256 KiB", "3");
 }
 
 void read_plan(Package &package, const uint8_t *r, size_t i, uint64_t &events) {
     const uint64_t before = i == 0 ? ~uint64_t(0) : package.plans[i - 1].arena_bytes;
     const Plan p{be64(r),      be64(r + 48), be64(r + 32),   be32(r + 16),   be32(r + 20),  be32(r + 24),
-                 be32(r + 40), be32(r + 44), be_f64(r + 56), be_f64(r + 64), be_f64(r + 72)};
+                 be32(r + 40), be32(r + 44), be_f64(r + 56), be_f64(r + 64), be_f64(r + 72), be_f64(r + 80),
+                 be32(r + 88), be32(r + 92)};
     need(p.arena_bytes % PAGE == 0 && p.arena_bytes <= uint64_t(1) << 46, i, "arena",
          "a multiple of 4096, at most 2^46", str(p.arena_bytes));
     need(p.arena_bytes <= before, i, "arena", "at most that of the plan before", str(p.arena_bytes));
@@ -133,13 +131,17 @@ void read_plan(Package &package, const uint8_t *r, size_t i, uint64_t &events) {
     need(p.context >= 1 && p.context <= MAX_CONTEXT, i, "context", "1 to 2^24", str(p.context));
     need(p.batch >= 1 && p.batch <= 4096, i, "batch", "1 to 4096", str(p.batch));
     need(p.head_batch >= 1 && p.head_batch <= p.batch, i, "head batch", "1 to " + str(p.batch), str(p.head_batch));
-    need(be32(r + 28) == 0 && all_zero(r + 80, 48), i, "reserved bytes", "zeros", "others");
+    need(be32(r + 28) == 0 && all_zero(r + 96, 32), i, "reserved bytes", "zeros", "others");
     need(p.schedule_first == events, i, "first event", str(events), str(p.schedule_first));
     events += p.schedule_count;
     need(events <= package.sections[SCHEDULE].size / 16, i, "events", "those that SCHEDULE has left",
          str(p.schedule_count));
-    for (const double x : {p.decode_tokens_per_s, p.prefill_tokens_per_s, p.first_token_s})
+    for (const double x : {p.decode_tokens_per_s, p.prefill_tokens_per_s, p.first_token_s, p.disk_bytes_per_s})
         need(std::isfinite(x) && x >= 0, i, "predictions", "finite and at least 0", std::to_string(x));
+    need(p.read_bytes >= PIECE && p.read_bytes % PIECE == 0 && p.read_bytes <= MAX_READ, i, "bytes of one read",
+         "a multiple of 262144, at most 2^26", str(p.read_bytes));
+    need(p.reads_in_flight >= 1 && p.reads_in_flight <= MAX_IN_FLIGHT, i, "reads in flight", "1 to 64",
+         str(p.reads_in_flight));
     package.plans.push_back(p);
 }
 
@@ -152,18 +154,19 @@ void read_plans(Package &package) {
     if (events != have) throw PackageError("E_PLAN", "events of all plans", str(have), str(events));
     package.placements.reserve(package.sections[PLACEMENTS].size / 16);
     each_record(package, PLACEMENTS, 16, [&](const uint8_t *r, size_t i) {
-        need(all_zero(r, 8), i / package.segments.size(), "placement " + str(i), "tier, device and reserved bytes 0",
-             "others");
-        package.placements.push_back(be64(r + 8));
+        need(r[0] <= 3 && Tier(r[0]) != Tier::VRAM && all_zero(r + 1, 7), i / package.segments.size(),
+             "placement " + str(i), "tier 0, 1 or 3, device and reserved bytes 0", "others");
+        package.placements.push_back({Tier(r[0]), be64(r + 8)});
     });
     package.offsets.reserve(package.sections[OFFSETS].size / 8);
     each_record(package, OFFSETS, 8, [&](const uint8_t *r, size_t) { package.offsets.push_back(be64(r)); });
     const std::vector<Life> lives = buffer_lives(package);
-    const std::vector<uint8_t> schedule = read_section(package, SCHEDULE);
+    const std::vector<SegmentUse> uses = segment_uses(package);
     for (size_t i = 0; i < package.plans.size(); ++i) {
+        for (size_t j = 0; j < package.segments.size(); ++j) check_tier(package, i, j, uses[j]);
         check_arena(package, i, lives);
-        check_schedule(package, i, schedule);
     }
+    read_schedule(package, uses);
 }
 
 } // namespace n730

@@ -26,7 +26,7 @@ constexpr Operands OPERANDS[] = {
     {"EMBED", 0, true, Operands::MATRIX, false, 0, 0},
     {"RMS_NORM", 1, true, Operands::VECTOR, false, 0, 1},
     {"QUANTIZE", 1, true, Operands::NO, false, 0, 0},
-    {"LINEAR", 1, true, Operands::MATRIX, true, 0, 0},
+    {"LINEAR", 1, true, Operands::MATRIX, true, 1, 0},
     {"ROPE_TABLE", 0, true, Operands::VECTOR, false, 0, 1},
     {"ROPE", 2, true, Operands::NO, false, 3, 0},
     {"KV_STORE", 2, false, Operands::NO, false, 1, 0},
@@ -37,6 +37,13 @@ constexpr Operands OPERANDS[] = {
     {"SILU", 1, true, Operands::NO, false, 0, 0},
 };
 constexpr uint16_t LAST_OP = static_cast<uint16_t>(Op::SILU);
+
+// The row of out that a LINEAR step's next block has to begin with; 0: there is none.
+int64_t block_end(const Package &package, const Step &s) {
+    if (s.op != Op::LINEAR) return 0;
+    const int64_t end = s.p[0] + int64_t(package.tensors[s.weight].rows);
+    return end < package.buffers[s.out].width ? end : 0;
+}
 
 // Checks one step against the tables and against the steps before it.
 class StepCheck {
@@ -54,6 +61,7 @@ class StepCheck {
         check_unused();
         check_scopes();
         check_shapes();
+        check_block();
         if (operands_->out) written_[s_.out] = true;
         package_.steps.push_back(s_);
     }
@@ -155,7 +163,9 @@ class StepCheck {
             break;
         case Op::LINEAR: {
             const bool plain = weight().format == Format::F16 || weight().format == Format::BF16;
-            input(0, plain ? F32 : BufferKind::Q8, weight().cols), output(F32, weight().rows);
+            input(0, plain ? F32 : BufferKind::Q8, weight().cols), output(F32, out().width);
+            need(s_.p[0] >= 0 && s_.p[0] % TILE_ROWS == 0 && s_.p[0] + int64_t(weight().rows) <= out().width,
+                 "first row", "a multiple of 16 with room in " + str(out().width), s_.p[0]);
             if (s_.bias != NONE) vector(s_.bias, weight().rows, "bias");
             apart(0);
             break;
@@ -195,6 +205,17 @@ class StepCheck {
             input(0, F32, in(0).width), output(F32, in(0).width);
             break;
         }
+    }
+
+    // Blocks of rows of one matrix follow each other at once, on one side of head_first, and fill their output.
+    void check_block() const {
+        const Step *before = package_.steps.empty() ? nullptr : &package_.steps.back();
+        const int64_t end = before != nullptr ? block_end(package_, *before) : 0; // 0: nothing is left of it
+        const bool block = s_.op == Op::LINEAR && s_.p[0] > 0;
+        const bool goes_on = end > 0 && index_ != package_.program.head_first && block && s_.p[0] == end &&
+                             s_.in[0] == before->in[0] && s_.out == before->out;
+        need(goes_on || end == 0, "rows of the step before", "the next block of them", end);
+        need(goes_on || !block, "first row", "where the block before ends", s_.p[0]);
     }
 
     Package &package_;
@@ -264,6 +285,8 @@ void read_program(Package &package) {
     package.steps.reserve(package.sections[STEPS].size / 96);
     each_record(package, STEPS, 96,
                 [&](const uint8_t *r, size_t i) { StepCheck(package, r, i, written, stored).run(); });
+    if (block_end(package, package.steps.back()) != 0)
+        throw PackageError("E_STEP", "the last step", "all rows of its output", "a block of them");
     check_program(package, program.data());
 }
 

@@ -1,4 +1,4 @@
-// NAMES, TENSORS, SEGMENTS: what is stored where in the file.
+// NAMES, TENSORS, SEGMENTS, SUMS: what is stored where in the file.
 #include "package.h"
 #include "utf8.h"
 
@@ -67,7 +67,7 @@ void read_tensors(Package &package) {
 
     const Section &last = package.sections[SECTION_COUNT];
     uint64_t offset = round_up(last.offset + last.size, PAGE);
-    uint64_t tensors = 0;
+    uint64_t tensors = 0, sums = 0;
     package.segments.reserve(package.sections[SEGMENTS].size / 32);
     each_record(package, SEGMENTS, 32, [&](const uint8_t *r, size_t i) {
         const auto bad = [&](const std::string &what, const std::string &expected, uint64_t found) {
@@ -78,6 +78,8 @@ void read_tensors(Package &package) {
         if (s.size == 0 || s.size % PAGE != 0) bad("size", "a positive multiple of 4096", s.size);
         if (!inside(s.offset, s.size, package.file_size)) bad("end", "at most " + str(package.file_size), s.size);
         offset += s.size;
+        if (s.first_sum != sums) bad("first sum", str(sums), s.first_sum);
+        sums += ceil_div(s.size, PIECE);
         if (s.first_tensor != tensors) bad("first tensor", str(tensors), s.first_tensor);
         if (s.tensor_count == 0 || s.tensor_count > package.tensors.size() - tensors)
             bad("tensor count", "1 to what is left", s.tensor_count);
@@ -87,6 +89,10 @@ void read_tensors(Package &package) {
     });
     if (tensors != package.tensors.size())
         throw PackageError("E_SEGMENT", "tensors in segments", str(package.tensors.size()), str(tensors));
+    package.sums.reserve(package.sections[SUMS].size / 8);
+    each_record(package, SUMS, 8, [&](const uint8_t *r, size_t) { package.sums.push_back(be64(r)); });
+    if (sums != package.sums.size())
+        throw PackageError("E_SEGMENT", "number of SUMS", str(sums), str(package.sums.size()));
     if (offset != package.file_size)
         throw PackageError("E_SEGMENT", "the end of the last segment", str(package.file_size), str(offset));
 }

@@ -1,6 +1,7 @@
 // Everything that differs between operating systems. platform_posix.cpp and platform_windows.cpp implement it; no
 // other file calls the system.
 #pragma once
+#include <atomic>
 #include <cstddef>
 #include <cstdint>
 #include <cstdio>
@@ -22,10 +23,17 @@ class File {
     uint64_t size() const { return size_; }
     // Reads exactly `n` bytes at `offset`; false if they cannot be had.
     bool read(uint64_t offset, void *out, size_t n) const;
+    // The same past the page cache, for many reads of the same bytes: whole pages of the file to a page of memory, any
+    // number of threads at once. Empty, or what went wrong.
+    std::string read_direct(uint64_t offset, void *out, size_t n) const;
+    // False once the file system has refused that: then the page cache is used, and given back after each read.
+    bool direct() const { return direct_.load(); }
+    void forget() const; // gives back what the page cache holds of the file, as far as the system lets us
 
   private:
-    intptr_t handle_;
+    intptr_t handle_, direct_handle_;
     uint64_t size_;
+    mutable std::atomic<bool> direct_{false};
 };
 
 std::string read_all(const std::string &path);  // a file or a pipe; throws Error (what the system said)

@@ -8,6 +8,7 @@
 #include <cstdlib>
 #include <cstring>
 #include <fcntl.h>
+#include <pthread.h>
 #include <sched.h>
 #include <set>
 #include <sys/mman.h>
@@ -17,18 +18,45 @@
 
 namespace n730::platform {
 
-File::File(const std::string &path) : handle_(::open(path.c_str(), O_RDONLY | O_CLOEXEC)), size_(0) {
+namespace {
+#ifdef O_DIRECT
+constexpr int DIRECT = O_DIRECT;
+#else
+constexpr int DIRECT = 0;
+#endif
+constexpr size_t BLOCK = 4096;        // what direct reads are aligned to
+constexpr size_t THREAD_STACK = 256 << 10;
+constexpr int MOST_EMPTY_READS = 100; // in a row that bring less than a block
+
+void forget_range(int fd, uint64_t offset, uint64_t n) {
+#ifdef POSIX_FADV_DONTNEED
+    ::posix_fadvise(fd, static_cast<off_t>(offset), static_cast<off_t>(n), POSIX_FADV_DONTNEED);
+#else
+    (void)fd, (void)offset, (void)n;
+#endif
+}
+} // namespace
+
+File::File(const std::string &path)
+    : handle_(::open(path.c_str(), O_RDONLY | O_CLOEXEC)), direct_handle_(-1), size_(0) {
     struct stat info;
-    if (handle_ >= 0 && ::fstat(static_cast<int>(handle_), &info) == 0 && S_ISREG(info.st_mode)) {
-        size_ = static_cast<uint64_t>(info.st_size);
-        return;
+    if (handle_ < 0 || ::fstat(static_cast<int>(handle_), &info) != 0 || !S_ISREG(info.st_mode)) {
+        const std::string why = handle_ < 0 ? std::strerror(errno) : "not a regular file";
+        if (handle_ >= 0) ::close(static_cast<int>(handle_));
+        throw Error("cannot open " + path, "", why);
     }
-    const std::string why = handle_ < 0 ? std::strerror(errno) : "not a regular file";
-    if (handle_ >= 0) ::close(static_cast<int>(handle_));
-    throw Error("cannot open " + path, "", why);
+    size_ = static_cast<uint64_t>(info.st_size);
+    if (DIRECT != 0) direct_handle_ = ::open(path.c_str(), O_RDONLY | O_CLOEXEC | DIRECT);
+    // Between the two calls another file may have taken the name.
+    struct stat again;
+    direct_ = direct_handle_ >= 0 && ::fstat(static_cast<int>(direct_handle_), &again) == 0 &&
+              again.st_dev == info.st_dev && again.st_ino == info.st_ino;
 }
 
-File::~File() { ::close(static_cast<int>(handle_)); }
+File::~File() {
+    ::close(static_cast<int>(handle_));
+    if (direct_handle_ >= 0) ::close(static_cast<int>(direct_handle_));
+}
 
 bool File::read(uint64_t offset, void *out, size_t n) const {
     auto *to = static_cast<uint8_t *>(out);
@@ -40,6 +68,31 @@ bool File::read(uint64_t offset, void *out, size_t n) const {
     }
     return true;
 }
+
+std::string File::read_direct(uint64_t offset, void *out, size_t n) const {
+    auto *to = static_cast<uint8_t *>(out);
+    const uint64_t start = offset, size = n;
+    for (int empty = 0; n > 0;) {
+        const bool direct = direct_.load(std::memory_order_relaxed);
+        const int fd = static_cast<int>(direct ? direct_handle_ : handle_);
+        const ssize_t got = ::pread(fd, to, n, static_cast<off_t>(offset));
+        if (got < 0 && errno == EINTR) continue;
+        if (got < 0 && errno == EINVAL && direct) { // some file systems say so only now
+            direct_ = false;
+            continue;
+        }
+        if (got < 0) return std::strerror(errno);
+        // A read that was cut short goes on where a block begins.
+        const size_t whole = static_cast<size_t>(got) / BLOCK * BLOCK;
+        empty = whole > 0 ? 0 : empty + 1;
+        if (got == 0 || empty > MOST_EMPTY_READS) return "the file has become shorter";
+        to += whole, offset += whole, n -= whole;
+    }
+    if (!direct_.load(std::memory_order_relaxed)) forget_range(static_cast<int>(handle_), start, size);
+    return "";
+}
+
+void File::forget() const { forget_range(static_cast<int>(handle_), 0, 0); }
 
 std::string read_all(const std::string &path) {
     std::FILE *file = std::fopen(path.c_str(), "rbe");
@@ -207,6 +260,15 @@ std::vector<std::string> start(int argc, char **argv) {
         if (::fcntl(fd, F_GETFD) < 0 && ::open("/dev/null", fd == 0 ? O_WRONLY : O_RDONLY) < 0) std::abort();
     std::signal(SIGPIPE, SIG_IGN); // a closed pipe is an error of fwrite, said in one line
     std::signal(SIGXFSZ, SIG_IGN); // and so is a file-size limit
+#ifdef __GLIBC__
+    // Threads of ours need little, and one huge page under each stack would be 2 MiB of RAM for it.
+    pthread_attr_t attributes;
+    if (::pthread_attr_init(&attributes) == 0) {
+        ::pthread_attr_setstacksize(&attributes, THREAD_STACK);
+        ::pthread_setattr_default_np(&attributes);
+        ::pthread_attr_destroy(&attributes);
+    }
+#endif
     return std::vector<std::string>(argv, argv + argc);
 }
 

@@ -59,7 +59,8 @@ class Toy {
         package.offsets[y] = package.offsets[a]; // y is done when a begins
         package.offsets.push_back(at);
         at += package.caches[0].bytes(CONTEXT, BATCH);
-        package.placements.push_back(0);
+        package.placements.push_back({Tier::RAM, 0});
+        package.reads.emplace_back();
         package.segments.push_back({});
         package.plans.push_back(plan);
         memory_.resize(at + 64);
@@ -129,7 +130,7 @@ std::vector<float> all_logits(uint32_t batch, uint32_t head_batch, int threads, 
     Toy toy(batch, head_batch);
     const KernelSet kernels(toy.package, choice, false);
     ThreadPool pool(threads);
-    Executor executor(toy.package, 0, toy.arena(), kernels, pool, serial_work);
+    Executor executor(toy.package, 0, toy.arena(), kernels, pool, nullptr, serial_work);
     const std::vector<int32_t> ids = some_ids();
     std::vector<float> out;
     for (uint32_t at = 0; at < CONTEXT; at += batch) {
@@ -167,7 +168,7 @@ TEST_CASE("decoding token by token, prompts and restarts give what one pass give
     Toy toy(8, 2);
     const KernelSet kernels(toy.package, KernelChoice::BUILTIN, false);
     ThreadPool pool(3);
-    Executor executor(toy.package, 0, toy.arena(), kernels, pool, 0);
+    Executor executor(toy.package, 0, toy.arena(), kernels, pool, nullptr, 0);
     const std::vector<int32_t> ids = some_ids();
     const auto same = [&](const float *logits, int64_t token) {
         return std::equal(logits, logits + VOCAB, expected.begin() + token * VOCAB);

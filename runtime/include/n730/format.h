@@ -6,8 +6,9 @@ namespace n730 {
 
 constexpr uint32_t NONE = 0xFFFFFFFFu; // "no operand" in u32 fields
 constexpr size_t HEADER_SIZE = 4096;
-constexpr size_t SECTION_COUNT = 17;
+constexpr size_t SECTION_COUNT = 18;
 constexpr uint64_t PAGE = 4096;    // segments in the file and in the arena start at multiples of it
+constexpr uint64_t PIECE = 256 << 10; // bytes of a segment that have a checksum of their own
 constexpr uint32_t TILE_ROWS = 16; // rows interleaved in one tile of a matrix
 constexpr uint32_t GROUP = 32;     // inputs that share one scale
 constexpr uint8_t MAGIC[8] = {0x89, 0x4E, 0x37, 0x33, 0x30, 0x0D, 0x0A, 0x1A};
@@ -29,13 +30,15 @@ enum SectionKind : uint32_t {
     IMAGES,
     CODE,
     TOKENIZER,
-    CHAT
+    CHAT,
+    SUMS
 };
 
 enum class Format : uint8_t { F32, F16, BF16, INT8, INT4, INT2 };
 enum class Layout : uint8_t { VECTOR, MATRIX };
 enum class BufferKind : uint8_t { F32, Q8 };
 enum class Scope : uint8_t { BODY, HEAD };
+enum class Tier : uint8_t { RAM, STREAM, VRAM, ROWS };
 enum class Isa : uint32_t { SSE2, SSSE3, AVX, AVX2, AVX512 }; // each holds all before it
 
 enum class Op : uint16_t {
@@ -82,7 +85,7 @@ struct Tensor {
 };
 
 struct Segment {
-    uint64_t offset, size, hash; // offset: in the file
+    uint64_t offset, size, first_sum; // offset: in the file
     uint32_t first_tensor, tensor_count;
 };
 
@@ -132,7 +135,20 @@ struct Plan {
     uint64_t arena_bytes, disk_bytes_per_token, tokenizer_offset;
     uint32_t context, batch, head_batch;
     uint32_t schedule_first, schedule_count;
-    double decode_tokens_per_s, prefill_tokens_per_s, first_token_s;
+    double decode_tokens_per_s, prefill_tokens_per_s, first_token_s, disk_bytes_per_s;
+    uint32_t read_bytes, reads_in_flight;
+};
+
+struct Placement {
+    Tier tier;
+    uint64_t offset; // in the arena
+};
+
+// A STREAM segment of a plan, in the order of reading. It may be read when all reads more than lead − 1 before it are
+// released, each with its last step.
+struct Read {
+    uint32_t segment, lead;
+    uint32_t first, last; // steps that use it
 };
 
 struct KernelSpec {
