@@ -10,6 +10,7 @@ namespace n730 {
 namespace {
 
 constexpr int64_t PROMPT = 128, GENERATE = 64;
+constexpr double DISK_BOUND = 0.05; // share of the time spent waiting for reads
 
 // Lengths as asked; the defaults shrink to what a short context holds.
 void choose_lengths(const BenchOptions &options, int64_t context, int64_t &prompt, int64_t &gen) {
@@ -38,6 +39,8 @@ int bench(const RunOptions &run, const BenchOptions &options) {
     const double start = platform::seconds();
     if (model.executor.forward(ids.data(), prompt, 0, go_on) == nullptr) throw Interrupted();
     const double middle = platform::seconds();
+    const uint64_t bytes_before = model.reader.bytes_read();
+    const double waited_before = model.reader.seconds_waited();
     Progress progress("decoding", static_cast<uint64_t>(gen), "tokens");
     for (int64_t i = 0; i < gen; ++i) {
         if (platform::interrupted()) throw Interrupted();
@@ -45,16 +48,19 @@ int bench(const RunOptions &run, const BenchOptions &options) {
         progress.advance(1);
     }
     const double end = platform::seconds();
+    const double decode_seconds = end - middle;
+    const uint64_t disk_bytes = model.reader.bytes_read() - bytes_before;
+    const double waited = model.reader.seconds_waited() - waited_before;
+    const char *limit = waited > DISK_BOUND * decode_seconds ? "disk" : "compute";
 
     const auto per_second = [](uint64_t n, double seconds) {
         return seconds > 0 ? static_cast<double>(n) / seconds : 0.0;
     };
-    uint64_t loaded = 0;
-    for (const Segment &segment : model.package.segments) loaded += segment.size;
     const Plan &plan = model.plan();
     const double prefill_rate = per_second(static_cast<uint64_t>(prompt), middle - start);
-    const double decode_rate = per_second(static_cast<uint64_t>(gen), end - middle);
-    const double load_rate = per_second(loaded, model.load_seconds);
+    const double decode_rate = per_second(static_cast<uint64_t>(gen), decode_seconds);
+    const double disk_rate = per_second(disk_bytes, decode_seconds);
+    const double load_rate = per_second(model.loaded_bytes, model.load_seconds);
     if (options.json) {
         put(JsonObject(true)
                 .add("prefill_tokens_per_s", prefill_rate)
@@ -64,8 +70,12 @@ int bench(const RunOptions &run, const BenchOptions &options) {
                 .add("predicted_prefill_tokens_per_s", plan.prefill_tokens_per_s)
                 .add("predicted_decode_tokens_per_s", plan.decode_tokens_per_s)
                 .add("disk_bytes_per_token", plan.disk_bytes_per_token)
-                .add("disk_bytes_per_s", load_rate)
+                .add("disk_bytes_per_s", disk_rate)
+                .add("planned_disk_bytes_per_s", plan.disk_bytes_per_s)
+                .add("disk_wait_seconds", waited)
+                .add("limit", std::string(limit))
                 .add("load_seconds", model.load_seconds)
+                .add("load_bytes_per_s", load_rate)
                 .add("prompt_tokens", static_cast<uint64_t>(prompt))
                 .add("gen_tokens", static_cast<uint64_t>(gen))
                 .add("threads", static_cast<uint64_t>(model.pool.size()))
@@ -78,7 +88,12 @@ int bench(const RunOptions &run, const BenchOptions &options) {
             format_number(plan.prefill_tokens_per_s) + ")\ndecode " + std::to_string(gen) + " tokens at " +
             format_number(decode_rate) + "/s (predicted " + format_number(plan.decode_tokens_per_s) +
             ")\npeak memory " + format_size(platform::peak_rss()) + " (planned " + format_size(plan.arena_bytes) +
-            ")\nloaded in " + format_number(model.load_seconds) + " s, " +
+            ")\n" +
+            (model.reader.reads() > 0
+                 ? "read from disk " + format_size(static_cast<uint64_t>(disk_rate)) + "/s while decoding (counted on: " +
+                       format_size(static_cast<uint64_t>(plan.disk_bytes_per_s)) + "/s), limit: " + limit + "\n"
+                 : "") +
+            "loaded in " + format_number(model.load_seconds) + " s, " +
             format_size(static_cast<uint64_t>(load_rate)) + "/s\n" + std::to_string(model.pool.size()) +
             " threads, kernels: " + model.kernels.describe() + "\n");
     }

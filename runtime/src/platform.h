@@ -54,6 +54,7 @@ int physical_cores(); // that this process may use, at least 1
 double seconds();     // a monotonic clock
 bool stdout_is_tty();
 bool stderr_is_tty();
+bool escapes_work(); // stdout and stderr are one terminal that understands ANSI escape sequences
 void catch_interrupt(); // from now on Ctrl-C sets a flag; a second one ends the process
 bool interrupted();
 inline void cpu_pause() {

@@ -239,6 +239,13 @@ double seconds() {
 bool stdout_is_tty() { return ::isatty(1) == 1; }
 bool stderr_is_tty() { return ::isatty(2) == 1; }
 
+bool escapes_work() {
+    struct stat out, err;
+    const char *kind = std::getenv("TERM");
+    return stdout_is_tty() && stderr_is_tty() && ::fstat(1, &out) == 0 && ::fstat(2, &err) == 0 &&
+           out.st_rdev == err.st_rdev && kind != nullptr && *kind != '\0' && std::strcmp(kind, "dumb") != 0;
+}
+
 namespace {
 volatile std::sig_atomic_t interrupt_flag = 0; // a signal handler can reach nothing else
 

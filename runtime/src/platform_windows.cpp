@@ -160,6 +160,7 @@ double seconds() {
 
 bool stdout_is_tty() { return ::_isatty(1) != 0; }
 bool stderr_is_tty() { return ::_isatty(2) != 0; }
+bool escapes_work() { return false; } // not before Windows 10
 
 namespace {
 volatile LONG interrupt_flag = 0; // the console's handler thread can reach nothing else

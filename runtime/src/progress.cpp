@@ -18,8 +18,8 @@ Progress::~Progress() {
     if (width_ > 0) std::fprintf(stderr, "\r%*s\r", static_cast<int>(width_), "");
 }
 
-void Progress::advance(uint64_t amount) {
-    done_ += amount;
+void Progress::reach(uint64_t done) {
+    done_ = std::min(done, total_);
     if (!visible_) return;
     const double now = platform::seconds();
     if (now - drawn_ >= 0.2) draw(now);

@@ -13,7 +13,8 @@ class Progress {
     // `unit`: "tokens", or "" for bytes.
     Progress(std::string what, uint64_t total, std::string unit);
     ~Progress(); // wipes the line
-    void advance(uint64_t amount);
+    void advance(uint64_t amount) { reach(done_ + amount); }
+    void reach(uint64_t done); // of the total at most
     uint64_t done() const { return done_; }
 
   private:

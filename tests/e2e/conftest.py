@@ -7,11 +7,14 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from n730c.dtypes import Format
 from tests.models import DEMO, make_model
+from tests.tiny_package import Shape, tiny, tiny_plan
 
 Built = Callable[..., Path]  # (model kind, precision, further options of `n730c build`)
 
@@ -70,3 +73,30 @@ def built(tmp_path_factory: pytest.TempPathFactory, models: Callable[[str], Path
         return packages[key]
 
     return get
+
+
+@pytest.fixture(scope="session")
+def streamed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A toy with several plans over one copy of the weights: all in RAM, and ring after smaller ring."""
+    shape = Shape(Format.INT4, layers=5, hidden=192, head_dim=32, ffn=700, vocab=2000, slots=1, rows=True)
+    toy = tiny(shape)
+    shapes = [replace(shape, slots=0, rows=False), *(replace(shape, slots=n, rows=n < 4) for n in (4, 2, 1))]
+    plans = tuple(tiny_plan(toy.program, shape.context, each, len(toy.tokenizer)) for each in shapes)
+    return replace(toy, plans=plans).write(tmp_path_factory.mktemp("streamed") / "streamed.n730")
+
+
+@pytest.fixture(scope="session")
+def ids(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Token ids for it, more than one window of its context."""
+    file = tmp_path_factory.mktemp("ids") / "ids.txt"
+    file.write_text(" ".join(str(i * i * 37 % 2000) for i in range(90)))
+    return file
+
+
+@pytest.fixture(scope="session")
+def faults(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """faults.c as a library to preload."""
+    library = tmp_path_factory.mktemp("faults") / "faults.so"
+    source = Path(__file__).with_name("faults.c")
+    subprocess.run(["gcc", "-O1", "-Wall", "-shared", "-fPIC", "-o", library, source, "-ldl"], check=True)
+    return library
