@@ -25,7 +25,7 @@ constexpr int DIRECT = O_DIRECT;
 constexpr int DIRECT = 0;
 #endif
 constexpr size_t BLOCK = 4096;        // what direct reads are aligned to
-constexpr size_t THREAD_STACK = 256 << 10;
+constexpr size_t THREAD_STACK = 1 << 20;
 constexpr int MOST_EMPTY_READS = 100; // in a row that bring less than a block
 
 void forget_range(int fd, uint64_t offset, uint64_t n) {
