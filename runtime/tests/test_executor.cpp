@@ -58,7 +58,7 @@ class Toy {
         for (const Buffer &b : package.buffers) package.offsets.push_back(at), at += buffer_bytes(b, plan);
         package.offsets[y] = package.offsets[a]; // y is done when a begins
         package.offsets.push_back(at);
-        at += package.caches[0].bytes(CONTEXT, BATCH);
+        at += package.caches[0].bytes(CONTEXT, batch);
         package.placements.push_back({Tier::RAM, 0});
         package.reads.emplace_back();
         package.segments.push_back({});
