@@ -26,14 +26,22 @@ want /usr/include/doctest/doctest.h doctest-dev
 want /usr/include/xxhash.h libxxhash-dev
 "$python" -c 'import venv, ensurepip' 2>/dev/null || missing+=(python3-venv)
 
+may_install() { [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; }
+install() { (apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq "$@") > build/apt.log 2>&1; }
+
 if [ ${#missing[@]} -gt 0 ]; then
-    if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
+    if may_install; then
         echo "installing ${missing[*]} ..."
-        (apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq "${missing[@]}") > build/apt.log 2>&1 \
+        install "${missing[@]}" \
             || { tail -n 20 build/apt.log >&2; fail "apt-get could not install ${missing[*]} (see build/apt.log). Install them and run make again."; }
     else
         fail "these are missing: ${missing[*]}. Install them (Debian, Ubuntu: sudo apt-get install ${missing[*]}) and run make again."
     fi
+fi
+# 12 MB for the tests that run each instruction-set level on an emulated CPU: skipped where it cannot be had.
+if ! command -v qemu-x86_64 >/dev/null && ! command -v qemu-x86_64-static >/dev/null && may_install; then
+    echo "installing qemu-user ..."
+    install qemu-user || echo "qemu-user cannot be installed (see build/apt.log): the tests that need it will be skipped"
 fi
 
 [ -x "$venv/bin/python" ] || "$python" -m venv "$venv"

@@ -57,7 +57,9 @@ def compile_library(folder: Path, isa: Isa) -> ctypes.CDLL:
     (folder / "k.c").write_text(f'#define N730_BUILTIN {name}\n#include "builtin_kernels.inc"\n')
     flags = ["-O3", "-ffp-contract=off", "-shared", "-fPIC", f"-I{ROOT / 'templates/cpu'}", f"-I{ROOT / 'runtime/src'}"]
     subprocess.run(["gcc", *flags, "-mavx2", "-c", folder / "read.c", "-o", folder / "read.o"], check=True)
-    subprocess.run(["gcc", *flags, *ISA_FLAGS[isa], folder / "k.c", folder / "read.o", "-o", folder / "k.so"], check=True)
+    subprocess.run(
+        ["gcc", *flags, *ISA_FLAGS[isa], folder / "k.c", folder / "read.o", "-o", folder / "k.so"], check=True
+    )
     library = ctypes.CDLL(str(folder / "k.so"))
     library.read_all.argtypes = (ctypes.c_void_p, ctypes.c_int64)
     return library
