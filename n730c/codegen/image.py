@@ -58,11 +58,14 @@ def _run(tool: str, *arguments: str | Path) -> str:
     return done.stdout
 
 
-def compile_c(source: str, output: Path, isa: Isa) -> None:
-    """Compile C text to an object for one instruction set. Raises ToolchainError, also for too large a stack frame."""
+def compile_c(source: str, output: Path, isa: Isa, *flags: str) -> None:
+    """Compile C text to an object for one instruction set; ``flags`` are further ones of gcc.
+
+    Raises ToolchainError, also for too large a stack frame.
+    """
     file = output.with_suffix(".c")
     file.write_text(source, encoding="utf-8")
-    _run("gcc", *_FLAGS, *ISA_FLAGS[isa], f"-I{template_folder()}", "-c", file, "-o", output)
+    _run("gcc", *_FLAGS, *ISA_FLAGS[isa], *flags, f"-I{template_folder()}", "-c", file, "-o", output)
 
 
 def link(objects: Sequence[Path], symbols: Sequence[str], folder: Path) -> tuple[bytes, dict[str, int]]:

@@ -1,4 +1,4 @@
-"""Which maker's kernel goes into the image: (op, format, shape) → TEMPLATE or TVM."""
+"""Which candidate's kernel goes into the image, and the file that remembers what was measured."""
 
 from __future__ import annotations
 
@@ -9,25 +9,18 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from n730c.artifacts import Isa, KernelSpec, Maker
-from n730c.dtypes import Format
+from n730c.artifacts import Isa, KernelSpec
+from n730c.codegen.candidates import Candidate, recorded
 
-# Taken when nothing can be measured. Recorded with benchmarks/cpu/gemv.py --makers on a Xeon (Cascade Lake) at AVX2.
-_DEFAULTS = {Format.INT8: Maker.TEMPLATE, Format.INT4: Maker.TEMPLATE, Format.INT2: Maker.TEMPLATE}
-# The default is kept unless the other maker is faster by more than the noise of a busy machine.
-_MARGIN = 0.1
+# The recorded choice is kept unless another is faster by more than the noise of a busy machine.
+MARGIN = 0.1
 
 
-def default_maker(spec: KernelSpec, isa: Isa) -> Maker:
-    """The recorded choice; the template where TVM has no kernel."""
-    return _DEFAULTS.get(spec.format, Maker.TEMPLATE) if isa is Isa.AVX2 else Maker.TEMPLATE
-
-
-def faster(spec: KernelSpec, isa: Isa, seconds: Mapping[Maker, float]) -> Maker:
-    """The maker to take, given measured times."""
-    default = default_maker(spec, isa)
-    best = min(seconds, key=lambda maker: seconds[maker])
-    return best if default not in seconds or seconds[best] < seconds[default] * (1 - _MARGIN) else default
+def faster(spec: KernelSpec, isa: Isa, seconds: Mapping[Candidate, float]) -> Candidate:
+    """The candidate to take, given measured times."""
+    default = recorded(spec, isa)
+    best = min(seconds, key=lambda candidate: seconds[candidate])
+    return best if default not in seconds or seconds[best] < seconds[default] * (1 - MARGIN) else default
 
 
 def cpu_name() -> str:
@@ -65,18 +58,18 @@ class ChoiceCache:
             return {}
         return content if isinstance(content, dict) else {}
 
-    def get(self, key: str) -> dict[Maker, float] | None:
-        """Seconds a call of each maker, if this kernel was measured before."""
+    def get(self, key: str) -> dict[Candidate, float] | None:
+        """Seconds a call of each candidate, if this kernel was measured before."""
         entry = self._read().get(key)
         try:
-            return {Maker[name]: float(value) for name, value in entry.items()} if entry else None
+            return {Candidate.parse(name): float(value) for name, value in entry.items()} if entry else None
         except (AttributeError, KeyError, TypeError, ValueError):
             return None
 
-    def put(self, key: str, seconds: Mapping[Maker, float]) -> None:
+    def put(self, key: str, seconds: Mapping[Candidate, float]) -> None:
         """Remember a measurement; written beside and renamed, so that a reader never sees half a file."""
         content = self._read()
-        content[key] = {maker.name: value for maker, value in seconds.items()}
+        content[key] = {str(candidate): value for candidate, value in seconds.items()}
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             beside = self._file.with_suffix(f".{os.getpid()}")

@@ -1,4 +1,4 @@
-"""Timing kernels on the build machine: one-token calls over weights that do not fit the cache, makers in turn."""
+"""Timing kernels on the build machine: one-token calls over weights that do not fit the cache, candidates in turn."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from statistics import median
 
 import numpy as np
 
-from n730c.artifacts import KernelSpec, Maker
+from n730c.artifacts import KernelSpec
+from n730c.codegen.candidates import Candidate
 from n730c.codegen.native import Call, Kernel
 from n730c.dtypes import GROUP, TILE_ROWS, matrix_bytes, round_up
 
@@ -56,12 +57,12 @@ class Workload:
         return (time.perf_counter() - began) / self.copies
 
 
-def measure(spec: KernelSpec, kernels: Mapping[Maker, Kernel]) -> dict[Maker, float]:
-    """Median seconds of a call over the workload by each maker, in turn so that a busy machine is fair to all."""
+def measure(spec: KernelSpec, kernels: Mapping[Candidate, Kernel]) -> dict[Candidate, float]:
+    """Median seconds of a call over the workload by each candidate, in turn so that a busy machine is fair to all."""
     work = Workload(spec)
-    times: dict[Maker, list[float]] = {maker: [] for maker in kernels}
+    times: dict[Candidate, list[float]] = {candidate: [] for candidate in kernels}
     began = time.perf_counter()
     while len(next(iter(times.values()))) < 3 or time.perf_counter() - began < _BUDGET:
-        for maker, kernel in kernels.items():
-            times[maker].append(work.round(kernel))
-    return {maker: median(values) for maker, values in times.items()}
+        for candidate, kernel in kernels.items():
+            times[candidate].append(work.round(kernel))
+    return {candidate: median(values) for candidate, values in times.items()}

@@ -23,9 +23,9 @@ _TARGET = {
 }
 
 
-def supports(spec: KernelSpec) -> bool:
-    """Whether this maker has a kernel for the step: LINEAR with integer weights."""
-    return spec.op is StepOp.LINEAR and spec.format.is_integer
+def supports(spec: KernelSpec, unroll: int = 1) -> bool:
+    """Whether this maker has such a kernel for the step: LINEAR with integer weights, whole turns of the loop."""
+    return spec.op is StepOp.LINEAR and spec.format.is_integer and round_up(spec.cols, GROUP) // GROUP % unroll == 0
 
 
 @cache
@@ -64,16 +64,17 @@ def _passes(structured: Any, plain: Any) -> list[Any]:
     ]
 
 
-def source(spec: KernelSpec, symbol: str) -> str:
+def source(spec: KernelSpec, symbol: str, ahead: int, unroll: int) -> str:
     """The TVMScript of one kernel: it changes with the kernel and with nothing else."""
-    return render("linear_tvm.py.j2", symbol=symbol, bits=spec.format.bits, groups=round_up(spec.cols, GROUP) // GROUP)
+    groups = round_up(spec.cols, GROUP) // GROUP
+    return render("linear_tvm.py.j2", symbol=symbol, bits=spec.format.bits, groups=groups, ahead=ahead, unroll=unroll)
 
 
-def compile_kernel(spec: KernelSpec, symbol: str, output: Path) -> None:
+def compile_kernel(spec: KernelSpec, symbol: str, output: Path, ahead: int, unroll: int) -> None:
     """Write an ELF object with function ``symbol``, a ``tvm_body`` of linear_tvm.c.j2. Raises ToolchainError."""
     tvm, structured, plain = _tvm()
     try:
-        module = tvm.script.from_source(source(spec, symbol))
+        module = tvm.script.from_source(source(spec, symbol, ahead, unroll))
         target = tvm.target.Target(_TARGET)
         module = plain.BindTarget(target.with_host(target))(module)
         module = tvm.ir.transform.Sequential(_passes(structured, plain))(module)

@@ -7,7 +7,9 @@
 #include "dot.h"
 #include "n730_call.h"
 
+#ifndef N730_AHEAD /* the compiler's tuner chooses it for each kernel */
 #define N730_AHEAD 3072 /* bytes that software prefetch runs ahead: the hardware's stops at each 4 KiB page */
+#endif
 
 enum { FORMAT_F32 = 0, FORMAT_F16 = 1, FORMAT_BF16 = 2, FORMAT_INT8 = 3, FORMAT_INT4 = 4, FORMAT_INT2 = 5 };
 enum { TILE = 16, GROUP = 32 };

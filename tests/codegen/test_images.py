@@ -11,10 +11,11 @@ import pytest
 
 from n730c.artifacts import NONE, Isa, KernelSpec, Maker, StepOp
 from n730c.codegen import build, build_images, make_kernels
+from n730c.codegen.candidates import TEMPLATE, Candidate, candidates, recorded
 from n730c.codegen.image import compile_c, link
 from n730c.codegen.native import LoadedImage, host_isa
 from n730c.codegen.render import render
-from n730c.codegen.select import ChoiceCache, default_maker, faster
+from n730c.codegen.select import ChoiceCache, faster
 from n730c.dtypes import Format, round_up
 from n730c.errors import ToolchainError
 from n730c.quant import encode, encode_vector
@@ -24,17 +25,26 @@ from tests.codegen.conftest import BUILTIN_ISAS, Lookup, Run, aligned, strided
 needs_avx2 = pytest.mark.skipif(host_isa() < Isa.AVX2, reason="this CPU has no AVX2")
 
 FORMATS = (Format.F16, Format.BF16, Format.INT8, Format.INT4, Format.INT2)
-SHAPES = ((9, 33), (137, 96))
+SHAPES = ((9, 33), (137, 128))
 SPECS = tuple(KernelSpec(StepOp.LINEAR, fmt, *shape) for fmt in FORMATS for shape in SHAPES)
+
+
+def linked_candidates(spec: KernelSpec, isa: Isa) -> list[Candidate]:
+    """All makers' kernels, those of the larger shape unrolled; but one only where built-in kernels cover the level."""
+    if isa < Isa.AVX2 and (spec.format, spec.rows) != (Format.INT4, SHAPES[1][0]):
+        return []
+    unroll = 1 if spec.rows == SHAPES[0][0] else 2
+    makers = (Maker.TEMPLATE, Maker.TVM) if isa is Isa.AVX2 else (Maker.TEMPLATE,)
+    return [c for c in candidates(spec, isa) if (c.ahead, c.unroll) == (3072, unroll) and c.maker in makers]
 
 
 @pytest.fixture(scope="module")
 def linked(tmp_path_factory: pytest.TempPathFactory) -> dict[Isa, tuple[bytes, dict[str, int]]]:
-    """For each level one image that holds every maker's kernel of every spec."""
+    """For each level one image."""
     images = {}
     for isa in Isa:
-        workshop = build.Workshop(SPECS, isa, tmp_path_factory.mktemp(isa.name))
-        images[isa] = workshop.link((spec, maker) for spec in SPECS for maker in build.makers(spec, isa))
+        workshop = build.Workshop(isa, tmp_path_factory.mktemp(isa.name))
+        images[isa] = workshop.link((spec, candidate) for spec in SPECS for candidate in linked_candidates(spec, isa))
     return images
 
 
@@ -61,11 +71,13 @@ def test_all_makers_and_levels_give_the_same_bits(
                 if isa > host_isa():
                     continue  # test_levels.py runs what qemu can
                 with LoadedImage(code) as image:
-                    for maker in build.makers(spec, isa):
+                    for candidate in linked_candidates(spec, isa):
                         cuts = sorted({0, tiles, *rng.integers(0, tiles + 1, 2).tolist()})
                         out = strided(tokens, rows, fill=7.0)
-                        Run(out, entering, **numbers).go(image.kernel(offsets[build.symbol(spec, maker)]), *cuts)
-                        np.testing.assert_array_equal(out.view(np.uint32), want.view(np.uint32), f"{isa.name} {maker}")
+                        Run(out, entering, **numbers).go(image.kernel(offsets[build.symbol(spec, candidate)]), *cuts)
+                        np.testing.assert_array_equal(
+                            out.view(np.uint32), want.view(np.uint32), f"{isa.name} {candidate}"
+                        )
                         assert (out.base[:, rows:] == 7.0).all(), "wrote beyond the last row"
             for isa in BUILTIN_ISAS[1:]:
                 out = strided(tokens, rows)
@@ -73,11 +85,32 @@ def test_all_makers_and_levels_give_the_same_bits(
                 np.testing.assert_array_equal(out.view(np.uint32), want.view(np.uint32))
 
 
-def test_tvm_serves_the_integer_formats_at_avx2() -> None:
+def test_tvm_serves_the_integer_formats_from_avx2_on() -> None:
     for spec in SPECS:
-        assert (Maker.TVM in build.makers(spec, Isa.AVX2)) == spec.format.is_integer
-        assert build.makers(spec, Isa.AVX) == (Maker.TEMPLATE,)
-    assert build.makers(KernelSpec(StepOp.RMS_NORM, Format.F32, 1, 64), Isa.AVX2) == ()
+        for isa in Isa:
+            makers = {candidate.maker for candidate in candidates(spec, isa)}
+            assert (Maker.TVM in makers) == (spec.format.is_integer and isa >= Isa.AVX2)
+            assert recorded(spec, isa) in candidates(spec, isa) and TEMPLATE in candidates(spec, isa)
+    assert candidates(KernelSpec(StepOp.RMS_NORM, Format.F32, 1, 64), Isa.AVX2) == ()
+
+
+def test_every_candidate_of_a_kernel_gives_the_same_bits(tmp_path: Path, builtin: Lookup) -> None:
+    isa = min(host_isa(), Isa.AVX2)
+    spec = KernelSpec(StepOp.LINEAR, Format.INT4, 40, 128)
+    rng = np.random.default_rng(3)
+    data = aligned(encode(rng.standard_normal((40, 128)).astype(np.float32), Format.INT4))
+    x, want = strided(1, 128), strided(1, 40)
+    x[:] = rng.standard_normal((1, 128))
+    entering = reference.q8_bytes(x, 192)
+    Run(want, entering, weight=data, rows=40, cols=128).go(builtin(Isa.SSE2, StepOp.LINEAR, Format.INT4), 0, 3)
+    code, offsets = build.Workshop(isa, tmp_path).link((spec, candidate) for candidate in candidates(spec, isa))
+    with LoadedImage(code) as image:
+        for candidate in candidates(spec, isa):
+            assert Candidate.parse(str(candidate)) == candidate
+            out = strided(1, 40)
+            call = Run(out, entering, weight=data, rows=40, cols=128)
+            call.go(image.kernel(offsets[build.symbol(spec, candidate)]), 0, 3)
+            np.testing.assert_array_equal(out.view(np.uint32), want.view(np.uint32), str(candidate))
 
 
 def test_build_images_is_deterministic_and_tells_the_makers() -> None:
@@ -104,33 +137,41 @@ def test_measured_choices_are_remembered(tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.setattr("n730c.codegen.tune._BUDGET", 0.05)
     kernels = (KernelSpec(StepOp.LINEAR, Format.INT4, 160, 288),)
     images, choices = make_kernels(kernels, Isa.AVX2, tune=True)
-    assert {maker for maker, _ in choices[0].seconds} == {Maker.TEMPLATE, Maker.TVM}
-    assert images[0].entries[0].maker is choices[0].maker
+    assert [candidate for candidate, _ in choices[0].seconds] == sorted(candidates(kernels[0], Isa.AVX2))
+    assert images[0].entries[0].maker is choices[0].candidate.maker
     stored = (tmp_path / "kernels.json").read_bytes()
     assert make_kernels(kernels, Isa.AVX2, tune=True) == (images, choices)
     assert (tmp_path / "kernels.json").read_bytes() == stored
     # what is remembered decides: with the roles turned round the other maker is taken
     key = next(iter(ChoiceCache(tmp_path)._read()))
-    for winner, loser in ((Maker.TVM, Maker.TEMPLATE), (Maker.TEMPLATE, Maker.TVM)):
-        ChoiceCache(tmp_path).put(key, {winner: 1e-4, loser: 2e-4})
-        (image,), _ = make_kernels(kernels, Isa.AVX2, tune=True)
-        assert image.entries[0].maker is winner
+    for winner in (Candidate(Maker.TVM, 3072, 1), Candidate(Maker.TEMPLATE, 1024, 1)):
+        times = {candidate: 2e-4 for candidate, _ in choices[0].seconds} | {winner: 1e-4}
+        ChoiceCache(tmp_path).put(key, times)
+        (image,), (choice,) = make_kernels(kernels, Isa.AVX2, tune=True)
+        assert image.entries[0].maker is winner.maker and choice.candidate == winner
 
 
 def test_a_broken_cache_is_no_error(tmp_path: Path) -> None:
     cache = ChoiceCache(tmp_path)
-    for text in ("", "[1]", '{"k": {"TEMPLATE": "x"}}', '{"k": {"NOBODY": 1}}', '{"k": 3}'):
+    for text in (
+        "",
+        "[1]",
+        '{"k": {"TEMPLATE 1 1": "x"}}',
+        '{"k": {"NOBODY 1 1": 1}}',
+        '{"k": {"TVM": 1}}',
+        '{"k": 3}',
+    ):
         (tmp_path / "kernels.json").write_text(text)
         assert cache.get("k") is None
-    cache.put("k", {Maker.TVM: 0.5})
-    assert cache.get("k") == {Maker.TVM: 0.5}
+    cache.put("k", {TEMPLATE: 0.5})
+    assert cache.get("k") == {TEMPLATE: 0.5}
     ChoiceCache(tmp_path / "kernels.json" / "below").put("k", {})  # cannot be written
 
 
 def test_a_close_race_keeps_the_default() -> None:
     spec = KernelSpec(StepOp.LINEAR, Format.INT4, 64, 64)
-    default = default_maker(spec, Isa.AVX2)
-    other = Maker.TVM if default is Maker.TEMPLATE else Maker.TEMPLATE
+    default = recorded(spec, Isa.AVX2)
+    other = next(candidate for candidate in candidates(spec, Isa.AVX2) if candidate != default)
     assert faster(spec, Isa.AVX2, {default: 1.0, other: 0.97}) is default
     assert faster(spec, Isa.AVX2, {default: 1.0, other: 0.5}) is other
 
