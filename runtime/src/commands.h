@@ -31,6 +31,13 @@ struct ScoreOptions {
 };
 int score(const RunOptions &run, const ScoreOptions &options);
 
+struct ProbeOptions {
+    std::optional<std::string> output;       // FILE.toml; none: stdout
+    std::string disk = ".";                  // folder to write a test file in, or a file to read
+    uint64_t disk_bytes = uint64_t(1) << 30; // of the test file, at most
+};
+int probe(const ProbeOptions &options);
+
 int tokenize(const std::string &package, const std::string &text_file);
 int info(const std::string &package, uint64_t ram, bool json);
 int verify(const std::string &package);

@@ -45,6 +45,12 @@ CLI::Validator size() {
     });
 }
 
+CLI::Validator toml() {
+    return require("a name that ends in .toml", [](const std::string &text) {
+        return text.size() > 5 && text.compare(text.size() - 5, 5, ".toml") == 0;
+    });
+}
+
 CLI::Validator any() { return CLI::Validator(""); }
 
 constexpr int64_t MOST = 1 << 30;
@@ -60,7 +66,9 @@ struct CommandLine {
     GenerateOptions generate;
     BenchOptions bench;
     ScoreOptions score;
+    ProbeOptions probe;
     std::string text_file;
+    std::string disk_bytes;
     std::string ram;
     std::string kernels = "auto";
     bool json = false;
@@ -114,6 +122,8 @@ int dispatch(const CLI::App &app, CommandLine &line) {
     const std::vector<std::string> kernels = kernel_choices();
     line.run.kernels = KernelChoice(std::find(kernels.begin(), kernels.end(), line.kernels) - kernels.begin());
     if (app.got_subcommand("bench")) return bench(line.run, line.bench);
+    if (!line.disk_bytes.empty()) parse_size(line.disk_bytes, line.probe.disk_bytes);
+    if (app.got_subcommand("probe")) return probe(line.probe);
     if (app.got_subcommand("score")) return score(line.run, line.score);
     if (app.got_subcommand("tokenize")) return tokenize(line.run.package, line.text_file);
     if (app.got_subcommand("info")) return info(line.run.package, line.run.ram, line.json);
@@ -157,6 +167,12 @@ void build(CLI::App &app, CommandLine &line) {
     add_package(*info, line);
     add(*info, "--ram", line.ram, "SIZE", size(), "as if run with this --ram");
     info->add_flag("--json", line.json);
+
+    auto *probe = app.add_subcommand("probe", "measure this PC and write a target file for n730c, in under a minute");
+    add(*probe, "-o,--output", line.probe.output, "FILE.toml", toml(), "the file to write (default: stdout)");
+    add(*probe, "--disk", line.probe.disk, "FOLDER", any(),
+        "the disk to measure, by a file written here for the time being (default: this folder); or a large file");
+    add(*probe, "--disk-bytes", line.disk_bytes, "SIZE", size(), "of that file at most (default: 1G)");
 
     add_package(*app.add_subcommand("verify", "check every byte of a package"), line);
 }

@@ -1,0 +1,196 @@
+// CPU and memory: read bandwidth, the built-in kernels on data in cache, and what a step costs beside its work.
+#include "builtin_kernels.h"
+#include "error.h"
+#include "platform.h"
+#include "probe.h"
+#include "progress.h"
+#include "text.h"
+#include "threads.h"
+
+#include <cstring>
+#if defined(__x86_64__)
+#include <cpuid.h>
+#include <immintrin.h>
+#endif
+
+namespace n730 {
+
+namespace {
+
+constexpr uint64_t MIB = uint64_t(1) << 20;
+constexpr uint64_t READ_BYTES = 256 * MIB; // far beyond any cache of these PCs
+constexpr uint64_t LEAST_MARGIN = 256 * MIB;
+constexpr int ROUNDS = 9;
+constexpr double ROUND_SECONDS = 0.02;
+// A matrix that fits the 256 KiB of a Haswell core's second cache in every format.
+constexpr int64_t ROWS = 64, COLS = 1024;
+constexpr int STEPS_A_ROUND = 2000;
+constexpr double LEAST_STEP = 1e-9; // one thread waits for nobody; a target wants more than zero
+
+std::string cpu_name() {
+#if defined(__x86_64__)
+    unsigned words[12] = {};
+    for (unsigned i = 0; i < 3; ++i)
+        if (!__get_cpuid(0x80000002u + i, &words[4 * i], &words[4 * i + 1], &words[4 * i + 2], &words[4 * i + 3]))
+            return "unknown CPU";
+    char text[sizeof words + 1] = {};
+    std::memcpy(text, words, sizeof words);
+    std::string name;
+    for (const char *c = text; *c != '\0'; ++c) // runs of blanks become one
+        if (*c > ' ' && *c < 0x7F) name += *c;
+        else if (!name.empty() && name.back() != ' ') name += ' ';
+    while (!name.empty() && name.back() == ' ') name.pop_back();
+    return name.empty() ? "unknown CPU" : name;
+#else
+    return "unknown CPU";
+#endif
+}
+
+// Reads `n` bytes (a multiple of 128); the value only keeps the compiler from leaving it out.
+uint64_t read_plain(const uint8_t *from, uint64_t n) {
+    uint64_t sums[4] = {};
+    for (uint64_t i = 0; i < n; i += 32) {
+        uint64_t words[4];
+        std::memcpy(words, from + i, 32);
+        for (int j = 0; j < 4; ++j) sums[j] ^= words[j];
+    }
+    return sums[0] ^ sums[1] ^ sums[2] ^ sums[3];
+}
+
+#if defined(__x86_64__)
+__attribute__((target("avx2"))) uint64_t read_avx2(const uint8_t *from, uint64_t n) {
+    __m256i sums[4] = {};
+    for (uint64_t i = 0; i < n; i += 128) {
+        _mm_prefetch(reinterpret_cast<const char *>(from + i + 1024), _MM_HINT_T0);
+        _mm_prefetch(reinterpret_cast<const char *>(from + i + 1088), _MM_HINT_T0);
+        for (int j = 0; j < 4; ++j) {
+            const void *at = from + i + 32 * static_cast<uint64_t>(j);
+            sums[j] = _mm256_xor_si256(sums[j], _mm256_load_si256(static_cast<const __m256i *>(at)));
+        }
+    }
+    const __m256i sum = _mm256_xor_si256(_mm256_xor_si256(sums[0], sums[1]), _mm256_xor_si256(sums[2], sums[3]));
+    return static_cast<uint64_t>(_mm256_extract_epi64(sum, 0)) ^ static_cast<uint64_t>(_mm256_extract_epi64(sum, 3));
+}
+#endif
+
+uint64_t read_all_of(const uint8_t *from, uint64_t n, int isa) {
+#if defined(__x86_64__)
+    if (isa >= 1) return read_avx2(from, n);
+#endif
+    (void)isa;
+    return read_plain(from, n);
+}
+
+double ram_bandwidth(ThreadPool &pool, int isa, uint64_t bytes, Progress &progress) {
+    const Pages memory(bytes);
+    std::memset(memory.data(), 1, bytes); // untouched pages are all the same page of zeros
+    std::vector<uint64_t> sums(static_cast<size_t>(pool.size()));
+    auto work = [&](int thread) {
+        int64_t begin, end;
+        pool.range(static_cast<int64_t>(bytes / 4096), thread, begin, end);
+        const auto first = static_cast<uint64_t>(begin) * 4096, size = static_cast<uint64_t>(end - begin) * 4096;
+        sums[static_cast<size_t>(thread)] ^= read_all_of(memory.data() + first, size, isa);
+    };
+    std::vector<double> rates;
+    volatile uint64_t kept = 0;
+    for (int round = 0; round < ROUNDS; ++round) {
+        stop_if_interrupted();
+        const double start = platform::seconds();
+        uint64_t passes = 0;
+        do pool.run(work), ++passes;
+        while (platform::seconds() - start < ROUND_SECONDS);
+        rates.push_back(static_cast<double>(passes * bytes) / (platform::seconds() - start));
+        for (const uint64_t sum : sums) kept = kept ^ sum;
+        progress.advance(1);
+    }
+    return median(rates);
+}
+
+// Weights a second of one core while all are at work, each on a matrix of its own.
+double kernel_rate(ThreadPool &pool, int isa, Format format, Progress &progress) {
+    const n730_kernel kernel =
+        builtin_kernel(static_cast<uint16_t>(Op::LINEAR), static_cast<uint8_t>(format), isa);
+    const uint64_t weights = round_up(matrix_bytes(format, ROWS, COLS), 64);
+    const uint64_t vector = round_up(COLS * 4, 64), out = round_up(ROWS * 4, 64);
+    const uint64_t each = round_up(weights + vector + out, 4096);
+    const Pages memory(each * static_cast<uint64_t>(pool.size()));
+    // Whatever these bytes are taken for, they are ordinary numbers: none so small that a CPU would trip over it.
+    std::memset(memory.data(), 0x3C, each * static_cast<uint64_t>(pool.size()));
+    std::vector<double> rates(static_cast<size_t>(pool.size())), medians;
+    auto work = [&](int thread) {
+        uint8_t *base = memory.data() + each * static_cast<uint64_t>(thread);
+        n730_call call = {};
+        call.weight = base;
+        call.in[0] = base + weights;
+        call.in_stride[0] = static_cast<int64_t>(vector);
+        call.out = base + weights + vector;
+        call.out_stride = static_cast<int64_t>(out);
+        call.rows = ROWS, call.cols = COLS, call.tokens = 1;
+        const double start = platform::seconds();
+        double now;
+        int64_t products = 0;
+        do {
+            for (int i = 0; i < 16; ++i) kernel(&call, 0, ROWS / TILE_ROWS);
+            products += 16;
+            now = platform::seconds();
+        } while (now - start < ROUND_SECONDS);
+        rates[static_cast<size_t>(thread)] = static_cast<double>(products * ROWS * COLS) / (now - start);
+    };
+    for (int round = 0; round < ROUNDS; ++round) {
+        stop_if_interrupted();
+        pool.run(work);
+        double sum = 0;
+        for (const double rate : rates) sum += rate;
+        medians.push_back(sum / pool.size());
+        progress.advance(1);
+    }
+    return median(medians);
+}
+
+// The hand-out of a step's ranges and the barrier behind it, as the executor does them.
+double step_cost(ThreadPool &pool, Progress &progress) {
+    std::vector<double> costs;
+    std::vector<int64_t> items(static_cast<size_t>(pool.size()) * 8); // a cache line each
+    auto work = [&](int thread) {
+        for (int i = 0; i < STEPS_A_ROUND; ++i) {
+            int64_t begin, end;
+            pool.range(i + 64, thread, begin, end);
+            items[static_cast<size_t>(thread) * 8] += end - begin;
+            pool.barrier();
+        }
+    };
+    for (int round = 0; round < ROUNDS; ++round) {
+        stop_if_interrupted();
+        const double start = platform::seconds();
+        pool.run(work);
+        costs.push_back((platform::seconds() - start) / STEPS_A_ROUND);
+        progress.advance(1);
+    }
+    return std::max(LEAST_STEP, median(costs));
+}
+
+} // namespace
+
+ComputeNumbers probe_compute() {
+    ComputeNumbers out;
+    out.cores = platform::physical_cores();
+    out.isa = cpu_isa();
+    out.cpu = cpu_name();
+    out.free_bytes = platform::free_ram();
+    out.margin_bytes = std::max(LEAST_MARGIN, out.free_bytes / 16);
+    if (out.free_bytes < out.margin_bytes + 64 * MIB)
+        throw Error("too little memory is free to measure", format_size(LEAST_MARGIN + 64 * MIB),
+                    format_size(out.free_bytes), "Close other programs.");
+    out.ram_bytes = (out.free_bytes - out.margin_bytes) / MIB * MIB;
+    out.ram_read_bytes = std::min(READ_BYTES, out.ram_bytes / 2) / 4096 * 4096;
+    ThreadPool pool(out.cores);
+    const Format formats[] = {Format::F16, Format::BF16, Format::INT8, Format::INT4, Format::INT2};
+    Progress progress("measuring CPU and memory", ROUNDS * (2 + std::size(formats)), "rounds");
+    out.ram_bytes_per_s = ram_bandwidth(pool, out.isa, out.ram_read_bytes, progress);
+    for (const Format format : formats)
+        out.rates[static_cast<size_t>(format)] = kernel_rate(pool, out.isa, format, progress);
+    out.step_seconds = step_cost(pool, progress);
+    return out;
+}
+
+} // namespace n730
