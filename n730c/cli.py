@@ -207,19 +207,21 @@ app.add_typer(targets_app, name="targets")
 @targets_app.callback()
 def list_targets(context: typer.Context) -> None:
     """List the PCs that n730c knows."""
+    from n730c.host import HOST, HOST_DESCRIPTION
     from n730c.target import load_target, target_names
 
     if context.invoked_subcommand is None:
         for name in target_names():
             print(f"{name:16} {load_target(name).description}")
+        print(f"{HOST:16} {HOST_DESCRIPTION}")
 
 
 @targets_app.command("show")
-def show_target(name: Annotated[str, typer.Argument(help="a target's name or a TOML file")]) -> None:
+def show_target(name: Annotated[str, typer.Argument(help="a target's name, `host`, or a TOML file")]) -> None:
     """Print every number of a target with its source."""
-    from n730c.target import load_target
+    from n730c.host import find_target
 
-    print(json.dumps(load_target(name).model_dump(), indent=2))
+    print(json.dumps(find_target(name).model_dump(), indent=2))
 
 
 def main() -> None:

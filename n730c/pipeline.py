@@ -20,6 +20,7 @@ from n730c.errors import UsageError
 from n730c.frontend.checkpoint import Checkpoint
 from n730c.frontend.model import load_model
 from n730c.frontend.tokenizer import check_tokenizer, compile_tokenizer, read_chat_template
+from n730c.host import find_target
 from n730c.ir.core import Graph
 from n730c.package import validate, write_package
 from n730c.package.layout import MAGIC
@@ -30,7 +31,7 @@ from n730c.passes.plan import Planner, fit_context
 from n730c.passes.precision import assign_uniform, kv_format
 from n730c.quant import encode, encode_vector
 from n730c.runtime import run_runtime
-from n730c.target import Target, load_target
+from n730c.target import Target
 
 DEFAULT_CONTEXT = 4096
 
@@ -162,7 +163,7 @@ def build(options: Options, console: Console) -> dict[str, Any]:
             found="something else",
             hint="Name another file with -o.",
         )
-    target = load_target(options.target)
+    target = find_target(options.target, disk=output.parent)
     with Progress(
         TextColumn("{task.description:<22}"),
         BarColumn(),

@@ -30,14 +30,19 @@ def find_runtime() -> Path:
     )
 
 
-def run_runtime(*arguments: str | Path) -> bytes:
-    """Run n730-exec and return its stdout. Raises N730Error with the runtime's own line if it fails."""
+def run_runtime(*arguments: str | Path, watched: bool = False) -> bytes:
+    """Run n730-exec and return its stdout. Raises N730Error with the runtime's own line if it fails.
+
+    ``watched``: its progress is shown if stderr is a terminal; then its error line is on the screen already.
+    """
     command = [str(find_runtime()), *map(str, arguments)]
+    stderr = None if watched and sys.stderr.isatty() else subprocess.PIPE
     try:
-        done = subprocess.run(command, capture_output=True, check=False)
+        done = subprocess.run(command, stdout=subprocess.PIPE, stderr=stderr, check=False)
     except OSError as error:
         raise ToolchainError(f"cannot run {command[0]}: {error.strerror}") from error
     if done.returncode != 0:
-        lines = done.stderr.decode("utf-8", "replace").strip().splitlines() or [f"exit code {done.returncode}"]
+        said = (done.stderr or b"").decode("utf-8", "replace").strip()
+        lines = said.splitlines() or [f"exit code {done.returncode}"]
         raise N730Error(f"n730-exec failed: {lines[-1]}")
     return done.stdout

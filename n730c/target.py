@@ -93,7 +93,7 @@ def load_target(name_or_file: str) -> Target:
     else:
         raise UsageError(
             "unknown target",
-            expected=f"one of {', '.join(target_names())}, or a file ending in .toml",
+            expected=f"one of {', '.join(target_names())}, host, or a file ending in .toml",
             found=repr(name_or_file),
             hint="Run `n730c targets` for the list.",
         )

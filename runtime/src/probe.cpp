@@ -34,6 +34,12 @@ std::string today() {
 
 std::string short_size(uint64_t bytes) { return std::to_string(bytes >> 10) + "K"; }
 
+// TOML takes JSON's strings but for one character.
+std::string toml_string(std::string text) {
+    std::replace(text.begin(), text.end(), '\x7F', '?');
+    return json_string(text);
+}
+
 // What every way of reading gave, as comments: the reader of the file sees how sharp the optimum is.
 std::string disk_table(const DiskNumbers &disk) {
     std::string text = "# disk, MB/s at bytes of one read x reads in flight:\n";
@@ -53,7 +59,7 @@ class Toml {
         text_ += name + " = " + value + "\n";
         return *this;
     }
-    Toml &add(const std::string &name, const std::string &value) { return raw(name, json_string(value)); }
+    Toml &add(const std::string &name, const std::string &value) { return raw(name, toml_string(value)); }
     Toml &add(const std::string &name, uint64_t value) { return raw(name, std::to_string(value)); }
     Toml &add(const std::string &name, double value) { return raw(name, number(value)); }
     Toml &line(const std::string &text) {
@@ -139,8 +145,8 @@ int probe(const ProbeOptions &options) {
         output = output_path(*options.output, FIRST_LINE, "target file of probe", "-o");
         name = std::filesystem::u8path(*options.output).stem().u8string();
     }
+    const DiskNumbers disk = probe_disk(options.disk, options.disk_bytes); // first: it is what may be named wrongly
     const ComputeNumbers compute = probe_compute();
-    const DiskNumbers disk = probe_disk(options.disk, options.disk_bytes);
     const std::string text = describe(name, compute, disk);
     if (options.output) {
         write(output, text);
