@@ -11,6 +11,7 @@ from n730c.artifacts import Plan, Program
 from n730c.errors import N730Error, UsageError
 from n730c.frontend.model import load_graph
 from n730c.frontend.tokenizer import compile_tokenizer
+from n730c.host import find_target
 from n730c.ir.core import Graph
 from n730c.package import read_package
 from n730c.passes import run_passes
@@ -18,7 +19,7 @@ from n730c.passes.lower import lower
 from n730c.passes.plan import OVERHEAD, Choice, Planner
 from n730c.passes.precision import PRECISIONS, assign_uniform, kv_format
 from n730c.pipeline import PASSES, choose_context
-from n730c.target import Target, load_target
+from n730c.target import Target
 
 TOKENIZER_BYTES = 8 << 20  # assumed where there is no tokenizer.json yet: about what 128 000 tokens take
 SHORTER = 4  # the shorter context that is offered: a quarter
@@ -74,7 +75,7 @@ def forecast(
 
     A folder needs nothing but config.json. Raises N730Error for what cannot be read or is not understood.
     """
-    target = load_target(target_name)
+    target = find_target(target_name)
     ram = ram_bytes or target.ram_bytes
     if source.is_file():
         if precision or kv:

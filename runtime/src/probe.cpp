@@ -1,5 +1,6 @@
 // Measures this PC and writes it down as a target file: what n730c/target.py reads.
 #include "probe.h"
+#include "builtin_kernels.h"
 #include "commands.h"
 #include "output_path.h"
 #include "progress.h"
@@ -16,7 +17,6 @@ namespace n730 {
 namespace {
 
 constexpr char FIRST_LINE[] = "# Measured by n730-exec probe.";
-constexpr const char *ISA_NAMES[] = {"sse2", "avx2"}; // as target.py spells them; index: cpu_isa()
 
 // Numbers as TOML wants them: four digits are more than any of them repeats.
 std::string number(double value) {
@@ -74,7 +74,7 @@ class Toml {
 
 std::string describe(const std::string &name, const ComputeNumbers &cpu, const DiskNumbers &disk) {
     const std::string measured = "measured by n730-exec probe " + today() + ": ";
-    const std::string isa = ISA_NAMES[cpu.isa];
+    const std::string isa = isa_name(cpu.isa), kernels = isa_name(builtin_isa(cpu.isa));
     const auto mib = [](uint64_t bytes) { return std::to_string(bytes >> 20) + " MiB"; };
     const std::string how =
         disk.direct ? "past the page cache" : "through the emptied page cache (direct reads refused)";
@@ -99,7 +99,7 @@ std::string describe(const std::string &name, const ComputeNumbers &cpu, const D
     for (const Format format : {Format::BF16, Format::F16, Format::INT8, Format::INT4, Format::INT2})
         toml.add(format_name(format), cpu.rates[static_cast<size_t>(format)]);
     toml.line("\n[sources]")
-        .add("isa", measured + "CPUID and XGETBV, the strongest set that the built-in kernels use")
+        .add("isa", measured + "CPUID and XGETBV, the highest level that this CPU and system run")
         .add("cores", measured + "physical cores that this process may use")
         .add("ram_bytes", measured + mib(cpu.free_bytes) + " free (limits of control groups included) less " +
                               mib(cpu.margin_bytes) + ", the larger of 256 MiB and a sixteenth")
@@ -116,7 +116,7 @@ std::string describe(const std::string &name, const ComputeNumbers &cpu, const D
         .add("pcie_bytes_per_s", "not measured: graphics cards are not used yet")
         .add("step_seconds", measured + "hand-out and barrier of " + std::to_string(cpu.cores) +
                                  " threads, median of 9 rounds of 2000")
-        .add("kernel_rates", measured + "built-in " + isa +
+        .add("kernel_rates", measured + "built-in " + kernels +
                                  " kernels, a 64 x 1024 matrix times one vector in cache, one core while all are at "
                                  "work, median of 9 rounds of 20 ms");
     return toml.text();

@@ -42,7 +42,7 @@ class Pages {
 // CPU and memory. Bytes, seconds, weights a second.
 struct ComputeNumbers {
     int cores = 0;
-    int isa = 0; // as cpu_isa() counts
+    Isa isa = Isa::SSE2;
     std::string cpu;
     uint64_t ram_bytes = 0;    // left for a model
     uint64_t free_bytes = 0;   // what the system said was free

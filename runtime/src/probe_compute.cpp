@@ -73,15 +73,15 @@ __attribute__((target("avx2"))) uint64_t read_avx2(const uint8_t *from, uint64_t
 }
 #endif
 
-uint64_t read_all_of(const uint8_t *from, uint64_t n, int isa) {
+uint64_t read_all_of(const uint8_t *from, uint64_t n, Isa isa) {
 #if defined(__x86_64__)
-    if (isa >= 1) return read_avx2(from, n);
+    if (isa >= Isa::AVX2) return read_avx2(from, n);
 #endif
     (void)isa;
     return read_plain(from, n);
 }
 
-double ram_bandwidth(ThreadPool &pool, int isa, uint64_t bytes, Progress &progress) {
+double ram_bandwidth(ThreadPool &pool, Isa isa, uint64_t bytes, Progress &progress) {
     const Pages memory(bytes);
     std::memset(memory.data(), 1, bytes); // untouched pages are all the same page of zeros
     std::vector<uint64_t> sums(static_cast<size_t>(pool.size()));
@@ -107,9 +107,8 @@ double ram_bandwidth(ThreadPool &pool, int isa, uint64_t bytes, Progress &progre
 }
 
 // Weights a second of one core while all are at work, each on a matrix of its own.
-double kernel_rate(ThreadPool &pool, int isa, Format format, Progress &progress) {
-    const n730_kernel kernel =
-        builtin_kernel(static_cast<uint16_t>(Op::LINEAR), static_cast<uint8_t>(format), isa);
+double kernel_rate(ThreadPool &pool, Isa isa, Format format, Progress &progress) {
+    const n730_kernel kernel = builtin_kernel(static_cast<uint16_t>(Op::LINEAR), static_cast<uint8_t>(format), isa);
     const uint64_t weights = round_up(matrix_bytes(format, ROWS, COLS), 64);
     const uint64_t vector = round_up(COLS * 4, 64), out = round_up(ROWS * 4, 64);
     const uint64_t each = round_up(weights + vector + out, 4096);
