@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
 import re
-import signal
+import shlex
 import sys
 from enum import StrEnum
+from importlib import metadata
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
@@ -20,7 +20,6 @@ from n730c.report import print_forecasts, print_package, show_size
 
 app = typer.Typer(
     help="Compile Hugging Face language models for yesterday's PCs.",
-    no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -43,7 +42,7 @@ def parse_size(text: str) -> int:
     match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMGT]?)(?:i?B)?", text.strip(), re.IGNORECASE)
     size = int(float(match[1]) * 1024 ** " KMGT".index(match[2].upper() or " ")) if match else 0
     if size <= 0:
-        raise typer.BadParameter(f"{text!r} is not a size: expected something like 512M or 1.5G")
+        raise typer.BadParameter(f"not a size (expected something like 512M or 1.5G, found {text!r})")
     return size
 
 
@@ -90,21 +89,27 @@ def build(
         tune=tune,
         dump=dump,
     )
-    try:
-        summary = run(options, errors)
-    except KeyboardInterrupt:  # here, because typer would print a word of its own
-        raise N730Error("interrupted", hint="Nothing was written; run the same command again.") from None
+    summary = run(options, errors)
     if as_json:
-        print(json.dumps(summary, indent=2))
+        try:
+            print(json.dumps(summary, indent=2), flush=True)
+        except OSError as error:
+            raise N730Error(
+                f"{summary['package']} was written, but its summary could not be printed",
+                expected="a stdout that can be written to",
+                found=error.strerror or str(error),
+                hint=f"Run n730c inspect {shlex.quote(summary['package'])} --json.",
+            ) from None
         return
-    errors.print(f"[green]wrote[/green] {summary['package']}  ({show_size(summary['file_bytes'])})", highlight=False)
+    errors.print(f"wrote {summary['package']}  ({show_size(summary['file_bytes'])})", highlight=False, markup=False)
     plan = summary["plan"]
     errors.print(
         f"on {summary['target']}: {show_size(plan['ram_bytes'])} of RAM for {plan['context']} tokens of context; "
         f"predicted {plan['decode_tokens_per_s']:.1f} tokens/s, first token after {plan['first_token_s']:.1f} s",
         highlight=False,
     )
-    errors.print(f'run it:  n730-exec {summary["package"]} --trust --prompt "…"', highlight=False)
+    command = f'n730-exec {shlex.quote(summary["package"])} --trust --prompt "…"'
+    errors.print(f"run it:  {command}", highlight=False, markup=False, soft_wrap=True)
 
 
 @app.command()
@@ -200,6 +205,19 @@ def evaluate(
     Console().print(table)
 
 
+def _version(asked: bool) -> None:
+    if asked:
+        print(f"n730c {metadata.version('n730c')}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="print it")] = False,
+) -> None:
+    """Compile Hugging Face language models for yesterday's PCs."""
+
+
 targets_app = typer.Typer(help="List the PCs that n730c knows.", invoke_without_command=True)
 app.add_typer(targets_app, name="targets")
 
@@ -224,26 +242,22 @@ def show_target(name: Annotated[str, typer.Argument(help="a target's name, `host
     print(json.dumps(find_target(name).model_dump(), indent=2))
 
 
-def main() -> None:
-    """Entry point: exit 0 done, 2 a wrong command line, 1 anything else that a user can cause (CONTRACT)."""
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that a build killed politely cleans up too
+def run(arguments: list[str]) -> None:
+    """Run one command. Raises SystemExit for help and for a wrong command line (2), and whatever the command raises.
+
+    Not typer's own ``app()``: that prints boxes of several lines and swallows Ctrl-C.
+    """
+    command = typer.main.get_command(app)
     try:
-        app(standalone_mode=True)
-    except N730Error as error:
-        fail(str(error))
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(1)
-    except OSError as error:
-        fail(str(UsageError(f"{error.filename or 'input/output'}: {error.strerror or error}")))
-    except Exception as error:
-        if os.environ.get("N730C_DEBUG"):
-            raise
-        lines = str(error).splitlines() or [""]
-        hint = "This is a fault of n730c; run again with N730C_DEBUG=1 for the details to report."
-        fail(str(N730Error(f"internal error: {type(error).__name__}: {lines[0]}", hint=hint)))
+        with command.make_context("n730c", arguments) as context:
+            command.invoke(context)
+    except typer.Exit as stop:
+        sys.exit(stop.exit_code)
+    except _WrongCommandLine as error:
+        what = " ".join(error.format_message().split()).rstrip(".")
+        where = error.ctx.command_path if error.ctx else "n730c"
+        print(f"n730c: error: {what}. Run {where} --help.", file=sys.stderr)
+        sys.exit(2)
 
 
-def fail(message: str) -> None:
-    print(f"n730c: error: {message}", file=sys.stderr)
-    sys.exit(1)
+_WrongCommandLine: Any = typer.BadParameter.__base__  # click's UsageError, of the click that this typer has inside

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -12,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from n730c.artifacts import Plan, Program, split_block_name
 from n730c.codegen import build_images
@@ -29,6 +29,7 @@ from n730c.passes.fuse_silu_mul import FuseSiluMul
 from n730c.passes.lower import lower
 from n730c.passes.plan import Planner, fit_context
 from n730c.passes.precision import assign_uniform, kv_format
+from n730c.progress import Stages
 from n730c.quant import encode, encode_vector
 from n730c.runtime import run_runtime
 from n730c.target import Target
@@ -107,14 +108,15 @@ def _provenance(options: Options, checkpoint: Checkpoint, target: Target, kernel
 def _check_text(package: Path, tokenizer: bytes, model: Path) -> None:
     """The runtime itself must tokenize as the original does; otherwise the build fails."""
 
-    def native(text: str) -> list[int]:
-        with tempfile.TemporaryDirectory() as folder:
-            file = Path(folder) / "sample.txt"
+    with tempfile.TemporaryDirectory(prefix="n730c-") as folder:
+        file = Path(folder) / "sample.txt"
+
+        def native(text: str) -> list[int]:
             file.write_bytes(text.encode("utf-8"))
             ids: list[int] = json.loads(run_runtime("tokenize", package, "--text", file))
             return ids
 
-    check_tokenizer(tokenizer, model, native)
+        check_tokenizer(tokenizer, model, native)
 
 
 def summarize(package: Path, program: Program, plan: Plan, target: Target, precision: str) -> dict[str, Any]:
@@ -147,12 +149,15 @@ def _replaceable(path: Path) -> bool:
         return file.read(len(MAGIC)) in (MAGIC, b"")
 
 
-def build(options: Options, console: Console) -> dict[str, Any]:
-    """Compile a model folder to a package; returns the summary. Raises N730Error; leaves no partial file behind."""
+def _destination(options: Options) -> Path:
+    """The file to write; what stands in its way is found before the work begins. Raises UsageError."""
     output = options.output or Path(options.model.name + ".n730")
     if output.is_dir() or not output.parent.is_dir():
         raise UsageError(
-            f"cannot write {output}", expected="a file in an existing folder", hint="Name another file with -o."
+            f"cannot write {output}",
+            expected="a file in an existing folder",
+            found="a folder" if output.is_dir() else f"no folder {output.parent}",
+            hint="Name another file with -o.",
         )
     if output.is_symlink():
         output = output.resolve()  # the link keeps pointing where it did
@@ -163,32 +168,34 @@ def build(options: Options, console: Console) -> dict[str, Any]:
             found="something else",
             hint="Name another file with -o.",
         )
+    if not os.access(output.parent, os.W_OK):
+        raise UsageError(
+            f"cannot write {output}",
+            expected="a folder that can be written to",
+            found=f"{output.parent}, which cannot",
+            hint="Name another file with -o.",
+        )
+    if options.dump is not None and options.dump.exists() and not options.dump.is_dir():
+        raise UsageError(
+            f"cannot write the dump to {options.dump}",
+            expected="a folder",
+            found="a file",
+            hint="Name another folder with --dump.",
+        )
+    return output
+
+
+def build(options: Options, console: Console) -> dict[str, Any]:
+    """Compile a model folder to a package; returns the summary. Raises N730Error; leaves no partial file behind."""
+    output = _destination(options)
     target = find_target(options.target, disk=output.parent)
-    with Progress(
-        TextColumn("{task.description:<22}"),
-        BarColumn(),
-        TextColumn("{task.fields[note]}"),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-        console=console,
-        transient=False,
-        disable=not console.is_terminal,
-    ) as progress:
-
-        def stage(name: str) -> Callable[[int, int, str], None]:
-            task = progress.add_task(name, total=None, note="")
-
-            def advance(done: int, total: int, note: str = "") -> None:
-                progress.update(task, completed=done, total=total, note=note)
-
-            return advance
-
-        done = stage("tracing the model")
+    with Stages(console) as stages:
+        done = stages.begin("tracing the model")
         graph, checkpoint = load_model(options.model)
         graph = run_passes(graph, PASSES, options.dump)
         done(1, 1, f"{len(graph.nodes)} nodes")
 
-        done = stage("planning")
+        done = stages.begin("planning")
         tokenizer = compile_tokenizer(options.model, graph.vocab, checkpoint.eos_ids)
         chat = read_chat_template(options.model)
         formats = assign_uniform(graph, options.precision)
@@ -198,24 +205,23 @@ def build(options: Options, console: Console) -> dict[str, Any]:
         plans = Planner(program, target, len(tokenizer), context).plans(ram_bytes)
         done(1, 1, f"{plans[0].arena_bytes / 2**20:.0f} MiB of RAM")
 
-        done = stage("making kernels")
+        done = stages.begin("making kernels")
         images, kernels = build_images(program.kernels, target.isa_level, tune=options.tune, progress=done)
         done(1, 1, "")
 
-        advance = stage("quantizing")
+        advance = stages.begin("quantizing")
         meta = _provenance(options, checkpoint, target, kernels)
         encoded = _tensor_bytes(program, graph, checkpoint)
-        unchecked = output.with_name(output.name + ".unchecked")
-        try:
-            write_package(
-                unchecked, program, plans, images, encoded, tokenizer, chat, meta,
-                progress=lambda n, total: advance(n, total, f"{n / 2**20:.0f} / {total / 2**20:.0f} MiB"),
-            )  # fmt: skip
-            done = stage("checking")
-            validate(unchecked, full=True)
-            _check_text(unchecked, tokenizer, options.model)
-            unchecked.replace(output)
+
+        def check(written: Path) -> None:
+            done = stages.begin("checking")
+            validate(written, full=True)
+            _check_text(written, tokenizer, options.model)
             done(1, 1, "")
-        finally:
-            unchecked.unlink(missing_ok=True)
+
+        write_package(
+            output, program, plans, images, encoded, tokenizer, chat, meta,
+            progress=lambda n, total: advance(n, total, f"{n / 2**20:.0f} / {total / 2**20:.0f} MiB"),
+            check=check,
+        )  # fmt: skip
     return summarize(output, program, plans[0], target, options.precision)

@@ -87,7 +87,12 @@ def load_target(name_or_file: str) -> Target:
         try:
             text = Path(name_or_file).read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError) as error:
-            raise UsageError(f"cannot read target file {name_or_file}: {error}") from error
+            raise UsageError(
+                f"cannot read target file {name_or_file}",
+                expected="a TOML file",
+                found=(error.strerror if isinstance(error, OSError) else None) or "bytes that are not UTF-8",
+                hint="Run `n730c targets` for those that come with n730c.",
+            ) from error
     elif name_or_file in target_names():
         text = resources.files("n730c.targets").joinpath(name_or_file + ".toml").read_text(encoding="utf-8")
     else:

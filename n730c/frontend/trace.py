@@ -225,7 +225,7 @@ def _export(model: nn.Module) -> tuple[ExportedProgram, str]:
         raise _untraceable(model, ids, error) from None
 
 
-class _LastOp(TorchDispatchMode):
+class _LastOp(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Remembers the ATen op that was called last."""
 
     name = "none"
@@ -241,7 +241,7 @@ def _untraceable(model: nn.Module, ids: torch.Tensor, error: Exception) -> Unsup
     for path, module in model.named_modules():
         module.register_forward_pre_hook(lambda *_, path=path: running.append(path))
         module.register_forward_hook(lambda *_: running.pop())
-    op = _LastOp()
+    op = _LastOp()  # type: ignore[no-untyped-call]
     with contextlib.suppress(Exception), torch.no_grad(), op:
         model(ids)
     path = running[-1] if running else ""

@@ -39,14 +39,16 @@ def write_package(
     chat: str,
     meta: Mapping[str, Any],
     progress: Progress | None = None,
+    check: Callable[[Path], None] | None = None,
 ) -> None:
     """Write the package to ``path``, or leave nothing behind.
 
     ``tensor_bytes(id)`` gives the ``program.tensors[id].size`` bytes of one tensor as FORMAT.md lays them out; it is
     called once a tensor, in order, and one result at a time is held. ``progress(done, total)`` counts the file's bytes.
     The same arguments give the same bytes. The logits are what the last step writes. What was written is checked by
-    ``validate`` before it gets its name. Raises UsageError (no space, no such folder), InvalidIR or PackageError
-    (the arguments contradict each other or FORMAT.md), and whatever ``tensor_bytes`` raises.
+    ``validate`` before it gets its name, and by ``check``, which is given the file as it is called until then.
+    Raises UsageError (no space, no such folder), InvalidIR or PackageError (the arguments contradict each other or
+    FORMAT.md), and whatever ``tensor_bytes`` and ``check`` raise.
     """
     path = Path(path)
     sections = encode_sections(program, plans, images, tokenizer, chat, meta)
@@ -69,20 +71,27 @@ def write_package(
             file.write(_front(sections, offsets, first_segment, total))
             file.flush()
             os.fsync(file.fileno())
+            if progress is not None:
+                progress(total, total)
             validate(temporary)
+            if check is not None:
+                check(temporary)
     except OSError as error:
         if error.errno in _NO_SPACE:
             raise _no_space(path, total, shutil.disk_usage(path.absolute().parent).free) from error
-        raise UsageError(f"cannot write {path}: {error.strerror or error}") from error
-    if progress is not None:
-        progress(total, total)
+        raise UsageError(
+            f"cannot write {path}",
+            expected="a folder that can be written to",
+            found=error.strerror or str(error),
+            hint="Name another file with -o.",
+        ) from error
 
 
 def _no_space(path: Path, needed: int, free: int) -> UsageError:
     return UsageError(
         f"no space to write {path}",
         expected=f"{needed} bytes",
-        found=f"{free} bytes free, or a lower limit on file sizes",
+        found=f"{free} bytes free" + (" but a lower limit on the size of a file" if free >= needed else ""),
         hint="Free some space, or write to another disk with -o.",
     )
 

@@ -114,7 +114,7 @@ def test_windows_of_attention() -> None:
         ({"model_type": "own", "auto_map": {"AutoModel": "evil.Model"}}, r"code of its own, which is never executed"),
         (
             {**TINY, "model_type": "llama", "num_attention_heads": "four"},
-            r"num_attention_heads in config\.json \(expected a whole number, 1 \.\.\. 16777216, found 'four'\)\. Use the",
+            r"num_attention_heads in config\.json \(expected a whole number, 1 \.\.\. 16777216, found 'four'\)\. Use ",
         ),
         (
             {**TINY, "model_type": "llama", "num_hidden_layers": 10**9},
@@ -130,7 +130,7 @@ def test_windows_of_attention() -> None:
             r"requires an even rotary dimension.*\)\. Use the config\.json",
         ),
         ({**TINY, "model_type": "llama", "hidden_act": "no_such"}, r"hidden_act in config.*found 'no_such'\)"),
-        ({**TINY, "model_type": "llama", "rms_norm_eps": "x"}, r"'rms_norm_eps' expected float|rms_norm_eps in config"),
+        ({**TINY, "model_type": "llama", "rms_norm_eps": "x"}, r"rms_norm_eps in config.*found 'x'"),
         (
             {**TINY, "model_type": "llama", "rms_norm_eps": None},
             r"found TypeError: Field 'rms_norm_eps' expected float",
