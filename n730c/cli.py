@@ -71,7 +71,9 @@ def build(
         int | None, typer.Option(min=1, help="tokens the KV cache holds [default: the model's, at most 4096]")
     ] = None,
     tune: Annotated[bool, typer.Option(help="time the kernel makers on this machine and take the faster")] = True,
-    dump: Annotated[Path | None, typer.Option(metavar="DIR", help="write the IR after each pass here")] = None,
+    dump: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="write the IR after each pass, the program and the plan here")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="print a summary as JSON on stdout")] = False,
 ) -> None:
     """Compile MODEL into one package for the target."""
@@ -107,6 +109,7 @@ def build(
         f"on {summary['target']}: {show_size(plan['ram_bytes'])} of RAM for {plan['context']} tokens of context; "
         f"predicted {plan['decode_tokens_per_s']:.1f} tokens/s, first token after {plan['first_token_s']:.1f} s",
         highlight=False,
+        soft_wrap=True,
     )
     command = f'n730-exec {shlex.quote(summary["package"])} --trust --prompt "…"'
     errors.print(f"run it:  {command}", highlight=False, markup=False, soft_wrap=True)

@@ -16,10 +16,12 @@ from rich.console import Console
 
 from n730c.artifacts import Plan, Program, split_block_name
 from n730c.codegen import build_images
+from n730c.dump import dump_value
 from n730c.errors import UsageError
+from n730c.frontend.chat_template import read_chat_template
 from n730c.frontend.checkpoint import Checkpoint
 from n730c.frontend.model import load_model
-from n730c.frontend.tokenizer import check_tokenizer, compile_tokenizer, read_chat_template
+from n730c.frontend.tokenizer import check_tokenizer, compile_tokenizer
 from n730c.host import find_target
 from n730c.ir.core import Graph
 from n730c.package import validate, write_package
@@ -203,6 +205,9 @@ def build(options: Options, console: Console) -> dict[str, Any]:
         ram_bytes = options.ram_bytes or target.ram_bytes
         context = choose_context(options.context, graph, program, ram_bytes)
         plans = Planner(program, target, len(tokenizer), context).plans(ram_bytes)
+        later = [("precision", formats), ("program", program), *((f"plan_{i}", plan) for i, plan in enumerate(plans))]
+        for number, (name, value) in enumerate(later, len(PASSES) + 1):
+            dump_value(options.dump, f"{number:02}_{name}", value)
         done(1, 1, f"{plans[0].arena_bytes / 2**20:.0f} MiB of RAM")
 
         done = stages.begin("making kernels")

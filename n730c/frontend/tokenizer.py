@@ -290,27 +290,3 @@ def check_tokenizer(compiled: bytes, folder: Path, encode: Callable[[str], list[
                 found=f"{found[at : at + 4]}",
                 hint="Please report this model's tokenizer",
             )
-
-
-def read_chat_template(folder: Path) -> str:
-    """The model's chat template (Jinja), or an empty text if it has none. Of several named ones, ``default``.
-
-    A file chat_template.jinja goes before the entry in tokenizer_config.json, as in transformers.
-    """
-    path = folder / "chat_template.jinja"
-    config = folder / "tokenizer_config.json"
-    try:
-        if path.is_file():
-            return path.read_text(encoding="utf-8")
-        if not config.is_file():
-            return ""
-        path = config
-        template = json.loads(config.read_text(encoding="utf-8")).get("chat_template") or ""
-        if isinstance(template, list):
-            named = {entry["name"]: entry["template"] for entry in template}
-            template = named.get("default", "")
-        if not isinstance(template, str):
-            raise TypeError("chat_template is neither a text nor a list of named texts")
-        return template
-    except (AttributeError, KeyError, TypeError, ValueError, OSError) as error:
-        raise UnsupportedModel(f"{path} is damaged", found=str(error), hint="Download it again") from error

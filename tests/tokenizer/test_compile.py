@@ -12,7 +12,8 @@ import pytest
 from tokenizers import AddedToken, Regex, Tokenizer, normalizers, pre_tokenizers
 
 from n730c.errors import UnsupportedModel
-from n730c.frontend.tokenizer import PATTERNS, check_tokenizer, compile_tokenizer, read_chat_template
+from n730c.frontend.chat_template import read_chat_template
+from n730c.frontend.tokenizer import PATTERNS, check_tokenizer, compile_tokenizer
 from n730c.tokenizer_format import Pattern, validate_tokenizer
 from tests.tokenizer.conftest import Toy
 from tests.tokenizer.native import ROOT, Native
@@ -206,3 +207,26 @@ def test_chat_template(tmp_path: Path) -> None:
         config.write_text(damaged)
         with pytest.raises(UnsupportedModel, match="is damaged"):
             read_chat_template(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("template", "found"),
+    [
+        ("{% for m in messages %}{{ m }}", "line 1: Unexpected end of template"),
+        ("{{ 'a' }}\n{{ b | nosuch }}", "line 2: No filter named 'nosuch'"),
+        ("{{", "line 1: unexpected 'end of template'"),
+        ("{% if a %}" * 200 + "{% endif %}" * 200, "IndentationError"),
+    ],
+)
+def test_a_broken_chat_template_is_refused(template: str, found: str, tmp_path: Path) -> None:
+    (tmp_path / "chat_template.jinja").write_text(template)
+    with pytest.raises(UnsupportedModel) as caught:
+        read_chat_template(tmp_path)
+    assert f"cannot be compiled (expected a Jinja template, found {found}" in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_what_transformers_adds_to_jinja_is_understood(tmp_path: Path) -> None:
+    template = "{% for m in messages %}{% generation %}{{ m | tojson }}{% endgeneration %}{% break %}{% endfor %}"
+    (tmp_path / "chat_template.jinja").write_text(template)
+    assert read_chat_template(tmp_path) == template
