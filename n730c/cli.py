@@ -71,9 +71,7 @@ def build(
         int | None, typer.Option(min=1, help="tokens the KV cache holds [default: the model's, at most 4096]")
     ] = None,
     tune: Annotated[bool, typer.Option(help="time the kernel makers on this machine and take the faster")] = True,
-    dump: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="write the IR after each pass, the program and the plan here")
-    ] = None,
+    dump: Annotated[Path | None, typer.Option(metavar="DIR", help="write IR, program and plan here")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="print a summary as JSON on stdout")] = False,
 ) -> None:
     """Compile MODEL into one package for the target."""
