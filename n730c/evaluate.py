@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.progress import Progress
 
 from n730c.errors import UsageError
+from n730c.frontend.checkpoint import open_checkpoint
 from n730c.frontend.reference import Reference
 from n730c.package import describe, read_package
 from n730c.runtime import run_runtime
@@ -29,11 +30,27 @@ def compare_logits(reference: np.ndarray, tested: np.ndarray) -> tuple[np.ndarra
     return (np.exp(p) * (p - q)).sum(axis=-1), reference.argmax(axis=-1) == tested.argmax(axis=-1)
 
 
+def _check_same_model(package: Path, model: Path, sources: object) -> None:
+    """Compare the files that logits depend on with the SHA-256 that the package names for them. Raises UsageError."""
+    if not isinstance(sources, dict):  # written by another compiler: nothing to compare with
+        return
+    found = open_checkpoint(model).sha256()
+    for name in sorted(sources.keys() | found.keys()):
+        decisive = name in ("config.json", "tokenizer.json") or name.endswith(".safetensors")
+        if decisive and sources.get(name) != found.get(name):
+            raise UsageError(
+                f"{model} is not the model of {package}: {name} differs",
+                expected=f"SHA-256 {str(sources[name])[:16]}…" if name in sources else "no such file",
+                found=f"{found[name][:16]}…" if name in found else "none",
+                hint="Name the folder that the package was built from.",
+            )
+
+
 def evaluate_package(package: Path, model: Path, text: Path, tokens: int, console: Console) -> dict[str, float | int]:
     """Score ``text`` with both, window by window of the package's context.
 
     Perplexities leave out the first token of each window (there is nothing before it); KL and agreement count all.
-    Raises UsageError when the text is shorter than two tokens.
+    Raises UsageError when the text is shorter than two tokens, and when the package is not ``model``'s.
     """
     content = read_package(package)
     context = content.plans[0].context
@@ -43,6 +60,7 @@ def evaluate_package(package: Path, model: Path, text: Path, tokens: int, consol
         raise UsageError(f"cannot read {text}") from error
     if len(ids) < 2:
         raise UsageError(f"{text} is too short to measure", expected="at least 2 tokens", found=str(len(ids)))
+    _check_same_model(package, model, content.meta.get("sources"))
     reference = Reference(model)
     if reference.vocab != content.program.vocab:
         raise UsageError(

@@ -10,6 +10,8 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from n730c.errors import UnsupportedModel
+from n730c.frontend.config import error_text
+from n730c.frontend.trace import quiet
 
 
 class Reference:
@@ -21,11 +23,17 @@ class Reference:
                 f"{folder} is no model folder", expected="config.json", hint="Name the original model."
             )
         try:
-            self._model = AutoModelForCausalLM.from_pretrained(
-                folder, dtype=torch.float32, local_files_only=True
-            ).eval()
+            with quiet():
+                self._model = AutoModelForCausalLM.from_pretrained(
+                    folder, dtype=torch.float32, local_files_only=True
+                ).eval()
         except (OSError, ValueError, RuntimeError) as error:
-            raise UnsupportedModel(f"cannot load {folder}: {str(error).splitlines()[0]}") from error
+            raise UnsupportedModel(
+                f"cannot load {folder}",
+                expected="a model that transformers can load",
+                found=error_text(error),
+                hint="Name the original model.",
+            ) from error
 
     @property
     def vocab(self) -> int:

@@ -97,7 +97,9 @@ AttentionMaskInterface.register(ATTENTION, lambda *_, **__: None)
 def quiet() -> Iterator[None]:
     """Keep the chatter of torch and transformers off stderr, which belongs to the compiler's one line."""
     level, disabled = transformers.logging.get_verbosity(), logging.root.manager.disable
+    bars = transformers.logging.is_progress_bar_enabled()
     transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
     logging.disable(logging.CRITICAL)
     try:
         with warnings.catch_warnings():
@@ -106,6 +108,8 @@ def quiet() -> Iterator[None]:
     finally:
         logging.disable(disabled)
         transformers.logging.set_verbosity(level)
+        if bars:
+            transformers.logging.enable_progress_bar()
 
 
 def trace(settings: Mapping[str, Any]) -> Trace:

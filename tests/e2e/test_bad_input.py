@@ -20,13 +20,12 @@ from safetensors.torch import load_file, save_file
 
 from n730c.runtime import find_runtime
 from tests.e2e.conftest import Built, n730_exec, n730c
-from tests.models import make_model
 
 
 @pytest.fixture
-def folder(tmp_path: Path) -> Path:
+def folder(models: Callable[[str], Path], tmp_path: Path) -> Path:
     """A fresh small model to damage."""
-    return make_model(tmp_path / "model", "qwen2")
+    return Path(shutil.copytree(models("qwen2"), tmp_path / "model"))
 
 
 def edit_config(folder: Path, **changes: object) -> None:
@@ -141,12 +140,12 @@ def test_only_a_package_is_overwritten(folder: Path, tmp_path: Path) -> None:
     assert weights.read_bytes() == before and pipe.is_fifo()
 
 
-def test_eval_refuses_another_model(built: Built, tmp_path: Path) -> None:
-    other = make_model(tmp_path / "model", "llama2")
-    edit_config(other, vocab_size=2000)
-    done = n730c("eval", built("demo", "int4"), other, "--text", other / "config.json")
-    assert done.returncode == 1
-    check_one_line(done.stderr, "n730c", "")
+def test_eval_refuses_another_model(built: Built, folder: Path) -> None:
+    """The same shapes and the same vocabulary, but other weights."""
+    edit_weights(folder, lambda tensors: tensors[UP].view(-1)[7].fill_(0.5))
+    done = n730c("eval", built("qwen2", "int4"), folder, "--text", folder / "config.json")
+    assert done.returncode == 1 and len(done.stderr.splitlines()) == 1
+    check_one_line(done.stderr, "n730c", "model.safetensors differs (expected SHA-256 ")
 
 
 def test_disk_full_leaves_nothing(folder: Path, tmp_path: Path) -> None:
