@@ -105,8 +105,23 @@ def extract(package: Package, folder: Path | str) -> list[Path]:
         folder.mkdir(parents=True, exist_ok=True)
         for image in package.images:
             path = folder / f"kernels.{image.isa.name.lower()}.bin"
-            path.write_bytes(image.code)
+            _write(path, image.code)
             written.append(path)
     except OSError as error:
-        raise UsageError(f"cannot write to {folder}: {error.strerror or error}") from error
+        raise UsageError(
+            f"cannot write to {folder}",
+            expected="a folder with room for the images",
+            found=error.strerror or str(error),
+            hint="Name another folder with --extract.",
+        ) from error
     return written
+
+
+def _write(path: Path, content: bytes) -> None:
+    """Write a whole file or none."""
+    unfinished = path.with_name(path.name + ".unfinished")
+    try:
+        unfinished.write_bytes(content)
+        unfinished.replace(path)
+    finally:
+        unfinished.unlink(missing_ok=True)

@@ -18,6 +18,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from n730c.cli import run
+from n730c.errors import N730Error
 from n730c.runtime import find_runtime
 from tests.e2e.conftest import Built, n730_exec, n730c
 
@@ -87,14 +89,21 @@ def check_one_line(stderr: str, program: str, names: str) -> None:
     assert "Traceback" not in stderr
 
 
+def refusal(*arguments: str | Path) -> str:
+    """What the command says, run in this process: torch takes seconds to load. tests/test_command_line.py sees that
+    an error becomes one line and exit code 1."""
+    with pytest.raises(N730Error) as caught:
+        run(list(map(str, arguments)))
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
 @pytest.mark.parametrize("case", sorted(DAMAGE))
 def test_a_damaged_model_is_refused_in_one_line(case: str, folder: Path, tmp_path: Path) -> None:
     damage, names = DAMAGE[case]
     damage(folder)
     before = sorted(p.name for p in tmp_path.iterdir())
-    done = n730c("build", folder, "--target", "gt730", "-o", tmp_path / "out.n730", "--no-tune")
-    assert done.returncode == 1, done.stderr
-    check_one_line(done.stderr, "n730c", names)
+    assert names in refusal("build", folder, "--target", "gt730", "-o", tmp_path / "out.n730", "--no-tune")
     assert sorted(p.name for p in tmp_path.iterdir()) == before
 
 
@@ -108,24 +117,15 @@ def test_a_missing_shard_is_named(folder: Path, tmp_path: Path) -> None:
     (folder / "model.safetensors.index.json").write_text(json.dumps(index))
     (folder / "model.safetensors").unlink()
     (folder / "b.safetensors").unlink()
-    done = n730c("build", folder, "--target", "gt730", "-o", tmp_path / "out.n730", "--no-tune")
-    assert done.returncode == 1
-    check_one_line(done.stderr, "n730c", "b.safetensors")
+    text = refusal("build", folder, "--target", "gt730", "-o", tmp_path / "out.n730", "--no-tune")
+    assert "b.safetensors" in text
 
 
 def test_unknown_target_and_bad_options(folder: Path, tmp_path: Path) -> None:
-    done = n730c("build", folder, "--target", "gt740", "-o", tmp_path / "out.n730")
-    assert done.returncode == 1
-    check_one_line(done.stderr, "n730c", "gt730")
-    assert n730c("build", folder).returncode == 2
-    assert n730c("build", folder, "--target", "gt730", "--precision", "int5").returncode == 2
-    assert n730c("build", folder, "--target", "gt730", "--ram", "lots").returncode == 2
-    done = n730c("build", folder, "--target", "gt730", "--ram", "100K", "-o", tmp_path / "out.n730")
-    assert done.returncode == 1
-    check_one_line(done.stderr, "n730c", "does not fit")
-    done = n730c("build", folder, "--target", "gt730", "--context", "100000", "-o", tmp_path / "out.n730")
-    assert done.returncode == 1
-    check_one_line(done.stderr, "n730c", "--context")
+    output = tmp_path / "out.n730"
+    assert "gt730" in refusal("build", folder, "--target", "gt740", "-o", output)
+    assert "does not fit" in refusal("build", folder, "--target", "gt730", "--ram", "100K", "-o", output)
+    assert "--context" in refusal("build", folder, "--target", "gt730", "--context", "100000", "-o", output)
     assert not list(tmp_path.glob("*.n730*"))
 
 
@@ -134,18 +134,15 @@ def test_only_a_package_is_overwritten(folder: Path, tmp_path: Path) -> None:
     before = weights.read_bytes()
     os.mkfifo(pipe)
     for output in (weights, pipe):
-        done = n730c("build", folder, "--target", "gt730", "-o", output, "--no-tune")
-        assert done.returncode == 1
-        check_one_line(done.stderr, "n730c", output.name)
+        assert output.name in refusal("build", folder, "--target", "gt730", "-o", output, "--no-tune")
     assert weights.read_bytes() == before and pipe.is_fifo()
 
 
 def test_eval_refuses_another_model(built: Built, folder: Path) -> None:
     """The same shapes and the same vocabulary, but other weights."""
     edit_weights(folder, lambda tensors: tensors[UP].view(-1)[7].fill_(0.5))
-    done = n730c("eval", built("qwen2", "int4"), folder, "--text", folder / "config.json")
-    assert done.returncode == 1 and len(done.stderr.splitlines()) == 1
-    check_one_line(done.stderr, "n730c", "model.safetensors differs (expected SHA-256 ")
+    text = refusal("eval", built("qwen2", "int4"), folder, "--text", folder / "config.json")
+    assert "model.safetensors differs (expected SHA-256 " in text
 
 
 def test_disk_full_leaves_nothing(folder: Path, tmp_path: Path) -> None:

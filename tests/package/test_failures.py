@@ -11,8 +11,9 @@ from pathlib import Path
 
 import pytest
 
+from n730c.artifacts import Isa
 from n730c.errors import InvalidIR, UsageError
-from n730c.package import read_package, write_package
+from n730c.package import extract, read_package, write_package
 from tests.tiny_package import tiny
 
 ROOT = Path(__file__).parents[2]
@@ -215,3 +216,13 @@ def test_memory_is_bounded(tmp_path: Path) -> None:
     assert size > 256 << 20
     assert writing < largest + (8 << 20)
     assert everything < largest + (12 << 20)
+
+
+def test_extracting_to_a_full_disk_leaves_no_part_of_a_file(small_disk: Path, tmp_path: Path) -> None:
+    package = read_package(tiny(images=(Isa.AVX2,)).write(tmp_path / "a.n730"))
+    with (small_disk / "other").open("wb", buffering=0) as file:
+        while file.tell() < 1 << 20 and file.write(bytes(4096)) == 4096:
+            pass
+    with pytest.raises(UsageError, match=r"cannot write to .* \(expected .*, found No space left on device\)\. Name"):
+        extract(package, small_disk)
+    assert [file.name for file in small_disk.iterdir()] == ["other"]
