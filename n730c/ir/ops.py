@@ -133,7 +133,9 @@ def _attention(inputs: tuple[Array, ...], _: Mapping[str, Array], attrs: Mapping
     heads, kv_heads, head_dim = (int(attrs[key]) for key in ("heads", "kv_heads", "head_dim"))
     q = inputs[0].reshape(s, heads, head_dim)
     k, v = (x.reshape(s, kv_heads, head_dim) for x in inputs[1:])
-    hidden = ~np.tri(s, dtype=bool) | np.tri(s, k=-int(attrs["window"]), dtype=bool)  # the future and what the window has left
+    hidden = ~np.tri(s, dtype=bool) | np.tri(
+        s, k=-int(attrs["window"]), dtype=bool
+    )  # the future and what the window has left
     out = np.empty_like(q)
     for head in range(heads):  # one head at a time keeps the memory at s x s floats
         kv = head // (heads // kv_heads)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from n730c.ir.core import Const, Graph, Node, Op, Param
 
-
 CONTEXT = 2048
 
 
