@@ -22,6 +22,7 @@ from n730c.cli import run
 from n730c.errors import N730Error
 from n730c.runtime import find_runtime
 from tests.e2e.conftest import Built, n730_exec, n730c
+from tests.models import DEMO
 
 
 @pytest.fixture
@@ -175,6 +176,16 @@ def test_disk_full_leaves_nothing(folder: Path, tmp_path: Path) -> None:
     assert not [path for path in tmp_path.iterdir() if path != folder]
 
 
+def test_a_summary_that_cannot_be_printed(tmp_path: Path) -> None:
+    """The package is there and the exit code is not 0: the message says which of the two was lost."""
+    output = tmp_path / "out.n730"
+    command = [sys.executable, "-m", "n730c", "build", DEMO, "--target", "gt730", "-o", output, "--no-tune", "--json"]
+    with Path("/dev/full").open("wb") as full:
+        done = subprocess.run(list(map(str, command)), stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+    assert done.returncode == 1 and output.is_file() and Path("/dev/full").is_char_device()
+    check_one_line(done.stderr, "n730c", f"{output} was written, but its summary could not be printed (expected ")
+
+
 def runtime_error(*arguments: str | Path, code: int = 1) -> str:
     done = n730_exec(*arguments)
     text = done.stderr.decode()
@@ -256,8 +267,6 @@ def test_ctrl_c_ends_cleanly(built: Built) -> None:
 
 def test_streamed_text_equals_decoded_ids(built: Built) -> None:
     from transformers import AutoTokenizer
-
-    from tests.models import DEMO
 
     tokenizer = AutoTokenizer.from_pretrained(DEMO)
     package = built("llama2", "int4")  # random weights: random bytes, most of them no valid UTF-8
