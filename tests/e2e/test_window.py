@@ -34,9 +34,8 @@ def test_a_window_is_all_that_is_kept(built: Built, models: Callable[[str], Path
         assert done.returncode == 0, done.stderr.decode()
         found = np.load(tmp_path / "l.npy")
         assert np.abs(found - expected).max() <= 1e-4 * np.abs(expected).max()
-    unlike = reference.__class__(
-        reference.config.__class__(**{**reference.config.to_dict(), "use_sliding_window": False})
-    )
+    settings = {**reference.config.to_dict(), "use_sliding_window": False, "layer_types": None}
+    unlike = reference.__class__(reference.config.__class__(**settings))
     unlike.load_state_dict(reference.state_dict())
     with torch.no_grad():  # and the window matters: without it the logits are others
         assert np.abs(unlike.eval()(torch.tensor(ids)[None]).logits[0].numpy() - expected).max() > 0.01
