@@ -32,8 +32,8 @@ TEMPLATE = Candidate(Maker.TEMPLATE)  # what every kernel can be made with
 # A star around the middle, not a grid: the knobs hardly touch each other, and every candidate has to be compiled.
 _KNOBS = ((3072, 1), (1024, 1), (8192, 1), (3072, 2))
 
-# Taken where nothing is measured, TEMPLATE where nothing stands: what benchmarks/cpu/candidates.py found faster by
-# more than the tuner's margin on an EPYC (Zen 4).
+# Taken where nothing is measured, TEMPLATE where nothing stands: what benchmarks/cpu/candidates.py finds faster by more
+# than the tuner's margin in every round. On an EPYC (Zen 4) no other candidate was at any level: memory bounds them all.
 _RECORDED: dict[tuple[Isa, Format], Candidate] = {}
 
 

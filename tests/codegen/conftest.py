@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ctypes
+import fcntl
+import os
 import subprocess
 from collections.abc import Callable
 from itertools import pairwise
@@ -33,8 +35,14 @@ def compile_builtin(isa: Isa, output: Path) -> Path:
 
 @pytest.fixture(scope="session")
 def libraries(tmp_path_factory: pytest.TempPathFactory) -> dict[Isa, Path]:
-    folder = tmp_path_factory.mktemp("builtin")
-    return {isa: compile_builtin(isa, folder / f"{isa.name}.so") for isa in BUILTIN_ISAS}
+    """By level. Compiled once for all workers of a run, whose folders lie side by side: it takes six seconds each."""
+    base = tmp_path_factory.getbasetemp()
+    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "builtin"
+    folder.mkdir(exist_ok=True)
+    with (folder / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        made = {isa: folder / f"{isa.name}.so" for isa in BUILTIN_ISAS}
+        return {isa: path if path.exists() else compile_builtin(isa, path) for isa, path in made.items()}
 
 
 @pytest.fixture(scope="session")

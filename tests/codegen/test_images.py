@@ -31,9 +31,10 @@ SPECS = tuple(KernelSpec(StepOp.LINEAR, fmt, *shape) for fmt in FORMATS for shap
 
 def linked_candidates(spec: KernelSpec, isa: Isa) -> list[Candidate]:
     """All makers' kernels, those of the larger shape unrolled; but one only where built-in kernels cover the level."""
-    if isa < Isa.AVX2 and (spec.format, spec.rows) != (Format.INT4, SHAPES[1][0]):
+    large = spec.rows == SHAPES[1][0]
+    if (isa < Isa.AVX2 and spec.format is not Format.INT4) or (isa is not Isa.AVX2 and not large):
         return []
-    unroll = 1 if spec.rows == SHAPES[0][0] else 2
+    unroll = 2 if large else 1
     makers = (Maker.TEMPLATE, Maker.TVM) if isa is Isa.AVX2 else (Maker.TEMPLATE,)
     return [c for c in candidates(spec, isa) if (c.ahead, c.unroll) == (3072, unroll) and c.maker in makers]
 
