@@ -33,7 +33,7 @@ TEMPLATE = Candidate(Maker.TEMPLATE)  # what every kernel can be made with
 _KNOBS = ((3072, 1), (1024, 1), (8192, 1), (3072, 2))
 
 # Taken where nothing is measured, TEMPLATE where nothing stands: what benchmarks/cpu/candidates.py finds faster by more
-# than the tuner's margin in every round. On an EPYC (Zen 4) no other candidate was at any level: memory bounds them all.
+# than the tuner's margin in every round. On an EPYC (Zen 4) nothing was, beyond the noise: memory bounds them all.
 _RECORDED: dict[tuple[Isa, Format], Candidate] = {}
 
 

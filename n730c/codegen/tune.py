@@ -64,7 +64,7 @@ def measure(spec: KernelSpec, kernels: Mapping[Candidate, Kernel]) -> dict[Candi
     work = Workload(spec)
     times: dict[Candidate, list[float]] = {candidate: [] for candidate in kernels}
     began = time.perf_counter()
-    while len(next(iter(times.values()))) < 3 or time.perf_counter() - began < _BUDGET:
+    while len(next(iter(times.values()))) < 5 or time.perf_counter() - began < _BUDGET:
         for candidate, kernel in kernels.items():
             times[candidate].append(work.round(kernel))
     return {candidate: min(values) for candidate, values in times.items()}
