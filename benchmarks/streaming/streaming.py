@@ -38,6 +38,7 @@ MIB = 1 << 20
 RAW_SECONDS = 1.5
 QUARTERS = (0.25, 0.5, 0.75, 1.0)
 PROMPT = 4
+BUSY = 1.0  # load average before the run from which on others took part of the CPU or the disk
 
 
 @dataclass(frozen=True)
@@ -83,16 +84,19 @@ def last_json(text: str) -> dict[str, Any]:
 
 
 def bench_ours(path: Path, cap: int, threads: int, tokens: int, target: Target) -> Ours:
-    """Raw, ours, raw: the two raw figures frame what the disk gave meanwhile."""
+    """Raw, ours, raw: the two raw figures frame what the disk gave meanwhile; the better one is the limit."""
+
+    def limit() -> float:
+        return raw_bandwidth(path.parent, path, target.disk_read_bytes, target.disk_reads_in_flight, RAW_SECONDS)
+
     command = [str(find_runtime()), "bench", str(path), "--trust", "--json", "--threads", str(threads)]
     command += ["--prompt-tokens", str(PROMPT), "--gen-tokens", str(tokens), "--ram", str(cap)]
-    raw = [raw_bandwidth(path, target.disk_read_bytes, target.disk_reads_in_flight, RAW_SECONDS)]
+    before = limit()
     drop_cache(path)
     capped = run_capped(command, cap)
     if capped.done.returncode:
         raise SystemExit(f"{' '.join(command)}\n{capped.done.stderr[-2000:]}")
-    raw.append(raw_bandwidth(path, target.disk_read_bytes, target.disk_reads_in_flight, RAW_SECONDS))
-    return Ours(last_json(capped.done.stdout), capped, statistics.mean(raw))
+    return Ours(last_json(capped.done.stdout), capped, max(before, limit()))
 
 
 def bench_peer(path: Path, python: str, cap: int, threads: int, tokens: int) -> dict[str, Any] | None:
@@ -141,32 +145,46 @@ def versus(case: Case, ours: Path, peer: Path, args: argparse.Namespace, target:
     )
 
 
-def by_budget(case: Case, ours: Path, args: argparse.Namespace, target: Target, resident: float) -> list[str]:
-    """Rows: a quarter, half, three quarters and all of the model's size."""
+def bench_resident(path: Path, threads: int, tokens: int) -> dict[str, Any]:
+    """All weights in RAM, no cap."""
+    command = [str(find_runtime()), "bench", str(path), "--trust", "--json", "--threads", str(threads)]
+    command += ["--prompt-tokens", str(PROMPT), "--gen-tokens", str(tokens)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise SystemExit(f"{' '.join(command)}\n{done.stderr[-2000:]}")
+    return last_json(done.stdout)
+
+
+def alone(case: Case, ours: Path, args: argparse.Namespace) -> str:
+    """A row: predicted and measured speed with everything in RAM."""
+    runs = [bench_resident(ours, args.threads, case.tokens[0]) for _ in range(args.rounds)]
+    predicted, speed = median_of(runs, "predicted_decode_tokens_per_s"), median_of(runs, "decode_tokens_per_s")
+    return f"| {case.shape} {case.precision} | {predicted:.2f} | {speed:.2f} | {100 * (speed / predicted - 1):+.0f} % |"
+
+
+def by_budget(case: Case, ours: Path, args: argparse.Namespace, target: Target) -> list[str]:
+    """Rows: a quarter, half, three quarters and all of the model's size, in turn with everything in RAM."""
+    caps = [int(ours.stat().st_size * part) // 4096 * 4096 for part in QUARTERS]
+    resident: list[dict[str, Any]] = []
+    runs: list[list[Ours]] = [[] for _ in caps]
+    for _ in range(args.rounds):
+        resident.append(bench_resident(ours, args.threads, case.tokens[0]))
+        for cap, done in zip(caps, runs, strict=True):
+            done.append(bench_ours(ours, cap, args.threads, case.tokens[0], target))
+            print(f"  {case.name} in {mib(cap)} MiB: {done[-1].figures['decode_tokens_per_s']:.2f}", file=sys.stderr)
+    full = median_of(resident, "decode_tokens_per_s")
     rows = []
-    size = ours.stat().st_size
-    for part in QUARTERS:
-        cap = int(size * part) // 4096 * 4096
-        run = middle([bench_ours(ours, cap, args.threads, case.tokens[0], target) for _ in range(args.rounds)])
-        speed = float(run.figures["decode_tokens_per_s"])
-        predicted = float(run.figures["predicted_decode_tokens_per_s"])
+    for part, cap, done in zip(QUARTERS, caps, runs, strict=True):
+        figures = [run.figures for run in done]
+        speed, predicted = (median_of(figures, k) for k in ("decode_tokens_per_s", "predicted_decode_tokens_per_s"))
         rows.append(
             f"| {case.shape} {case.precision} | {part:.0%} | {mib(cap)} | {predicted:.2f} | {speed:.2f} "
-            f"| {100 * (speed / predicted - 1):+.0f} % | {100 * speed / resident:.0f} % | {100 * run.share:.0f} % "
-            f"| {mib(run.figures['peak_rss_bytes'])} | {mib(run.capped.peak_bytes)} | {run.capped.met} |"
+            f"| {100 * (speed / predicted - 1):+.0f} % | {100 * speed / full:.0f} % "
+            f"| {100 * statistics.median(run.share for run in done):.0f} % "
+            f"| {mib(max(f['peak_rss_bytes'] for f in figures))} | {mib(max(run.capped.peak_bytes for run in done))} "
+            f"| {max(run.capped.met for run in done)} |"
         )
-        print(f"  {rows[-1]}", file=sys.stderr)
     return rows
-
-
-def resident_speed(case: Case, ours: Path, args: argparse.Namespace) -> tuple[float, float]:
-    """Decode tokens/s with all weights in RAM, and what the plan says of it."""
-    command = [str(find_runtime()), "bench", str(ours), "--trust", "--json", "--threads", str(args.threads)]
-    command += ["--prompt-tokens", str(PROMPT), "--gen-tokens", str(case.tokens[0])]
-    runs = []
-    for _ in range(args.rounds):
-        runs.append(last_json(subprocess.run(command, capture_output=True, text=True, check=True).stdout))
-    return median_of(runs, "decode_tokens_per_s"), median_of(runs, "predicted_decode_tokens_per_s")
 
 
 def cpu_name() -> str:
@@ -201,31 +219,31 @@ def main() -> None:
     if not (args.keep and file.exists()):
         file = probe(args.work, args.threads)
     target = load_target(str(file))
-    compared, budgets, alone = [], [], []
-    load_before = os.getloadavg()[0]
+    compared, budgets, in_ram = [], [], []
+    load = os.getloadavg()[0]
     for case in (c for c in CASES if c.name in {*args.cases, *args.budgets}):
         ours = args.work / f"{case.shape}-{case.precision}.n730"
         if not (args.keep and ours.exists()):
             ours = package(args.work, case.shape, case.precision, str(file))
-        speed, predicted = resident_speed(case, ours, args)
-        alone.append(f"| {case.shape} {case.precision} | {predicted:.2f} | {speed:.2f} |")
+        in_ram.append(alone(case, ours, args))
         if args.peer_python and case.name in args.cases:
             peer = gguf(args.work, case.shape, case.precision, args.peer_python)
             compared.append(versus(case, ours, peer, args, target))
         if case.name in args.budgets:
-            budgets += by_budget(case, ours, args, target, speed)
+            budgets += by_budget(case, ours, args, target)
     lines = [
         f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC, {cpu_name()}, {args.threads} threads, median of {args.rounds} runs "
-        f"in turn; load average before: {load_before:.1f}. Written by benchmarks/streaming/streaming.py. Sizes in MiB.",
+        f"in turn; load average before: {load:.1f}. Written by benchmarks/streaming/streaming.py. Sizes in MiB.",
+        *(["", "**The machine was busy with other work: these figures say little.**"] if load > BUSY else []),
         "",
         f"Probed: disk {target.disk_bytes_per_s / 1e6:.0f} MB/s with {target.disk_read_bytes >> 10} KiB reads, "
         f"{target.disk_reads_in_flight} in flight; RAM {target.ram_bytes_per_s / 1e9:.1f} GB/s.",
         "",
         "Everything in RAM, no cap:",
         "",
-        "| model | predicted tokens/s | tokens/s |",
-        "|---|---|---|",
-        *alone,
+        "| model | predicted tokens/s | tokens/s | off by |",
+        "|---|---|---|---|",
+        *in_ram,
     ]
     if compared:
         lines += [

@@ -1,0 +1,59 @@
+/* raw_read FILE READ_BYTES IN_FLIGHT SECONDS: reads FILE in order past the page cache and prints bytes a second.
+ * In C, because threads of Python would wait for each other more than for a fast disk. */
+#define _GNU_SOURCE
+#include <fcntl.h>
+#include <pthread.h>
+#include <stdatomic.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <sys/stat.h>
+#include <time.h>
+#include <unistd.h>
+
+static int fd;
+static long bytes, places;
+static double began, span;
+static atomic_long next, done;
+
+static double now(void) {
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
+}
+
+static void *work(void *memory) {
+    while (now() - began < span) {
+        const long place = atomic_fetch_add(&next, 1) % places;
+        if (pread(fd, memory, (size_t)bytes, place * bytes) != bytes) {
+            perror("raw_read");
+            exit(1);
+        }
+        atomic_fetch_add(&done, 1);
+    }
+    return NULL;
+}
+
+int main(int argc, char **argv) {
+    struct stat info;
+    pthread_t threads[64];
+    if (argc != 5) return 2;
+    bytes = atol(argv[2]);
+    const int depth = atoi(argv[3]);
+    span = atof(argv[4]);
+    fd = open(argv[1], O_RDONLY | O_DIRECT);
+    if (fd < 0 || fstat(fd, &info) != 0) {
+        perror(argv[1]);
+        return 1;
+    }
+    places = info.st_size / bytes;
+    if (depth < 1 || depth > 64 || bytes < 4096 || places < 1) return 2;
+    began = now();
+    for (int i = 0; i < depth; ++i) {
+        void *memory;
+        if (posix_memalign(&memory, 2 << 20, (size_t)bytes) != 0) return 1;
+        if (pthread_create(&threads[i], NULL, work, memory) != 0) return 1;
+    }
+    for (int i = 0; i < depth; ++i) pthread_join(threads[i], NULL);
+    printf("%.0f\n", (double)done * (double)bytes / (now() - began));
+    return 0;
+}
