@@ -22,7 +22,7 @@ def drop_cache(path: Path) -> None:
 def raw_bandwidth(work: Path, path: Path, read_bytes: int, in_flight: int, seconds: float) -> float:
     """Bytes a second of O_DIRECT reads in order, ``in_flight`` at once. ``work``: where the reader is compiled."""
     program = work / "raw_read"
-    if not program.exists():
+    if not program.exists() or program.stat().st_mtime < SOURCE.stat().st_mtime:
         subprocess.run(["cc", "-O2", "-pthread", "-o", str(program), str(SOURCE)], check=True)
     command = [str(program.resolve()), str(path), str(read_bytes), str(in_flight), str(seconds)]
     return float(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
