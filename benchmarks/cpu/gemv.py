@@ -1,12 +1,14 @@
 """Speed of the LINEAR kernels for one or more tokens, beside a plain read of the same bytes in the same run.
 
     python benchmarks/cpu/gemv.py [--mib 96] [--seconds 4] [--formats INT4,INT8] [--isa AVX2] [--tokens 1,4]
+        [--little-endian]
 
 For each format a matrix of about ``--mib`` MiB (larger than the caches, on huge pages where the system has them) is
 multiplied by each number of tokens, and an AVX2 loop reads the very same bytes; all of them take turns, because the
 machine may be busy, and neighbours in time are compared. ``floor`` is the time of the arithmetic alone: the same
 kernel over weights that stay in the L2 cache. Columns: products (weights × tokens) a second, GB/s of weights, share of
-the read's bandwidth, floor as a share of the kernel's time, time as a multiple of the first number of tokens.
+the read's bandwidth, floor as a share of the kernel's time, time as a multiple of the first number of tokens;
+with ``--little-endian`` also as a multiple of the time of the same kernel built for little-endian scales and halves.
 """
 
 from __future__ import annotations
@@ -14,6 +16,7 @@ from __future__ import annotations
 import argparse
 import ctypes
 import mmap
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -30,7 +33,7 @@ sys.path.insert(0, str(ROOT))
 
 from n730c.artifacts import Isa, StepOp  # noqa: E402
 from n730c.codegen.image import ISA_FLAGS  # noqa: E402
-from n730c.codegen.native import PROTOTYPE, Call  # noqa: E402
+from n730c.codegen.native import PROTOTYPE, Call, Kernel  # noqa: E402
 from n730c.dtypes import GROUP, Format, matrix_bytes, round_up  # noqa: E402
 from n730c.quant import encode  # noqa: E402
 
@@ -51,11 +54,21 @@ void read_all(const uint8_t *p, int64_t bytes) {
 """
 
 
-def compile_library(folder: Path, isa: Isa) -> ctypes.CDLL:
+def little_endian_templates(folder: Path) -> Path:
+    """A copy of the templates whose matrices have native scales and F16: what the swaps cost is seen beside it."""
+    copy = Path(shutil.copytree(ROOT / "templates/cpu", folder))
+    text = (copy / "linear.h").read_text()
+    (copy / "linear.h").write_text(text.replace("f8_load_f16_be(", "f8_load_f16("))
+    return copy
+
+
+def compile_library(folder: Path, isa: Isa, templates: Path = ROOT / "templates/cpu") -> ctypes.CDLL:
+    """The built-in kernels and the read loop, as a shared library in ``folder``."""
+    folder.mkdir(exist_ok=True)
     (folder / "read.c").write_text(READ)
     name = f"n730_builtin_{isa.name.lower()}"  # AVX-512 too, which n730-exec knows in images only
     (folder / "k.c").write_text(f'#define N730_BUILTIN {name}\n#include "builtin_kernels.inc"\n')
-    flags = ["-O3", "-ffp-contract=off", "-shared", "-fPIC", f"-I{ROOT / 'templates/cpu'}", f"-I{ROOT / 'runtime/src'}"]
+    flags = ["-O3", "-ffp-contract=off", "-shared", "-fPIC", f"-I{templates}", f"-I{ROOT / 'runtime/src'}"]
     subprocess.run(["gcc", *flags, "-mavx2", "-c", folder / "read.c", "-o", folder / "read.o"], check=True)
     subprocess.run(
         ["gcc", *flags, *ISA_FLAGS[isa], folder / "k.c", folder / "read.o", "-o", folder / "k.so"], check=True
@@ -63,6 +76,12 @@ def compile_library(folder: Path, isa: Isa) -> ctypes.CDLL:
     library = ctypes.CDLL(str(folder / "k.so"))
     library.read_all.argtypes = (ctypes.c_void_p, ctypes.c_int64)
     return library
+
+
+def linear_kernel(library: ctypes.CDLL, isa: Isa, fmt: Format) -> Kernel:
+    lookup = getattr(library, f"n730_builtin_{isa.name.lower()}")
+    lookup.restype, lookup.argtypes = ctypes.c_void_p, (ctypes.c_uint16, ctypes.c_uint8)
+    return PROTOTYPE(lookup(StepOp.LINEAR, fmt))
 
 
 class Bench:
@@ -87,9 +106,7 @@ class Bench:
         scales = self.x[:, cols : cols + cols // GROUP * 4] if fmt.is_integer else self.x
         scales.reshape(most, -1).view(np.float32)[:] = 0.5
         self.out = np.zeros((most, self.rows), np.float32)
-        lookup = getattr(library, f"n730_builtin_{isa.name.lower()}")
-        lookup.restype, lookup.argtypes = ctypes.c_void_p, (ctypes.c_uint16, ctypes.c_uint8)
-        self.kernel = PROTOTYPE(lookup(StepOp.LINEAR, fmt))
+        self.kernel = linear_kernel(library, isa, fmt)
         self.read = library.read_all
         self.call = Call(rows=self.rows, cols=cols, tokens=1, weight=self.weights.ctypes.data)
         self.call.inputs[0], self.call.out = self.x.ctypes.data, self.out.ctypes.data
@@ -116,9 +133,11 @@ class Bench:
             thread.join()
         return seconds
 
-    def kernel_time(self, threads: int, tokens: int) -> float:
+    def kernel_time(self, threads: int, tokens: int, kernel: Kernel | None = None) -> float:
+        """Seconds of a call by ``kernel`` (default: the one under test)."""
         self.call.tokens = tokens
-        return self._threads(threads, lambda begin, end: self.kernel(ctypes.byref(self.call), begin, end))
+        kernel = kernel or self.kernel
+        return self._threads(threads, lambda begin, end: kernel(ctypes.byref(self.call), begin, end))
 
     def read_time(self, threads: int) -> float:
         def work(begin: int, end: int) -> None:
@@ -144,27 +163,34 @@ def main() -> None:
     parser.add_argument("--formats", default="INT4,INT8,INT2,BF16,F16")
     parser.add_argument("--isa", default="AVX2", choices=[isa.name for isa in Isa])
     parser.add_argument("--tokens", default="1", help="numbers of tokens, comma-separated")
+    parser.add_argument("--little-endian", action="store_true", help="compare with kernels that swap nothing")
     options = parser.parse_args()
     isa = Isa[options.isa]
     counts = [int(count) for count in options.tokens.split(",")]
     print(
         f"{'format':6} {'threads':>7} {'tokens':>6} {'Gproducts/s':>11} {'GB/s':>6} {'read GB/s':>9} {'share':>6} "
-        f"{'floor':>6} {'times':>6}"
+        f"{'floor':>6} {'times':>6}{' swaps' if options.little_endian else ''}"
     )
     with tempfile.TemporaryDirectory() as folder:
-        library = compile_library(Path(folder), isa)
+        library = compile_library(Path(folder, "big"), isa)
+        if options.little_endian:
+            native = compile_library(Path(folder, "little"), isa, little_endian_templates(Path(folder, "templates")))
         for name in options.formats.split(","):
             bench = Bench(library, isa, Format[name], options.mib, max(counts))
             size = bench.tile_bytes * bench.tiles
             for threads in (1, 2):
                 kernel: dict[int, list[float]] = {count: [] for count in counts}
                 floor: dict[int, list[float]] = {count: [] for count in counts}
+                swaps: dict[int, list[float]] = {count: [] for count in counts}
                 read = []
                 end = time.perf_counter() + options.seconds
                 while time.perf_counter() < end or len(read) < 5:
                     read.append(bench.read_time(threads))
                     for count in counts:
                         kernel[count].append(bench.kernel_time(threads, count))
+                        if options.little_endian:
+                            plain = linear_kernel(native, isa, Format[name])
+                            swaps[count].append(kernel[count][-1] / bench.kernel_time(threads, count, plain))
                         floor[count].append(bench.floor_time(count) / threads)
                 for count in counts:
                     k, r = median(kernel[count]), median(read)
@@ -173,7 +199,8 @@ def main() -> None:
                     times = median(a / b for a, b in zip(kernel[count], kernel[counts[0]], strict=True))
                     print(
                         f"{name:6} {threads:7} {count:6} {count * bench.rows * bench.cols / k / 1e9:11.2f} "
-                        f"{size / k / 1e9:6.2f} {size / r / 1e9:9.2f} {share:6.0%} {least:6.0%} {times:6.2f}",
+                        f"{size / k / 1e9:6.2f} {size / r / 1e9:9.2f} {share:6.0%} {least:6.0%} {times:6.2f}"
+                        + (f" {median(swaps[count]):5.3f}" if options.little_endian else ""),
                         flush=True,
                     )
 

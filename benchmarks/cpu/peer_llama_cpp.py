@@ -1,7 +1,9 @@
 """The peer's side of versus_llama_cpp.py; runs in the environment that has llama-cpp-python and gguf.
 
-make FILE TYPE hidden ffn layers heads kv_heads vocab     a random GGUF of this Llama shape
-bench FILE threads prompt_tokens gen_tokens               one JSON line with prefill and decode tokens/s
+make FILE hidden ffn layers heads kv_heads vocab      a random F16 GGUF of this Llama shape
+quantize FROM TO TYPE                                 as llama-quantize does by default: Q4_0, Q4_K_M, Q8_0, Q2_K
+bench FILE threads prompts gen_tokens                 one JSON line: prefill tokens/s of each of the prompts' lengths
+                                                      (comma-separated), and decode tokens/s behind the first
 """
 
 from __future__ import annotations
@@ -14,7 +16,7 @@ from pathlib import Path
 import numpy as np
 
 
-def make(path: Path, kind: str, hidden: int, ffn: int, layers: int, heads: int, kv_heads: int, vocab: int) -> None:
+def make(path: Path, hidden: int, ffn: int, layers: int, heads: int, kv_heads: int, vocab: int) -> None:
     import gguf
 
     random = np.random.default_rng(0)
@@ -35,14 +37,9 @@ def make(path: Path, kind: str, hidden: int, ffn: int, layers: int, heads: int, 
     writer.add_bos_token_id(1)
     writer.add_eos_token_id(2)
 
-    quantization = getattr(gguf.GGMLQuantizationType, kind)
-
     def matrix(name: str, rows: int, cols: int) -> None:
-        values = random.standard_normal((rows, cols), dtype=np.float32) * 0.02
-        if kind == "F16":
-            writer.add_tensor(name, values.astype(np.float16))
-        else:
-            writer.add_tensor(name, gguf.quants.quantize(values, quantization), raw_dtype=quantization)
+        values = random.standard_normal((rows, cols), dtype=np.float32) * np.float32(0.02)
+        writer.add_tensor(name, values.astype(np.float16))
 
     kv = hidden // heads * kv_heads
     matrix("token_embd.weight", vocab, hidden)
@@ -67,30 +64,43 @@ def make(path: Path, kind: str, hidden: int, ffn: int, layers: int, heads: int, 
     writer.close()
 
 
-def bench(path: Path, threads: int, prompt_tokens: int, gen_tokens: int) -> None:
+def quantize(source: Path, path: Path, kind: str) -> None:
+    import llama_cpp
+
+    params = llama_cpp.llama_model_quantize_default_params()
+    params.ftype = {"Q4_0": 2, "Q8_0": 7, "Q2_K": 10, "Q4_K_M": 15}[kind]  # LLAMA_FTYPE_MOSTLY_…
+    code = llama_cpp.llama_model_quantize(str(source).encode(), str(path).encode(), params)
+    if code:
+        raise SystemExit(f"llama_model_quantize gave {code}")
+
+
+def bench(path: Path, threads: int, prompts: list[int], gen_tokens: int) -> None:
     from llama_cpp import Llama
 
     llm = Llama(
         str(path), n_ctx=1024, n_threads=threads, n_threads_batch=threads, n_batch=512, verbose=False, logits_all=False
     )
-    prompt = [3 + i % 1000 for i in range(prompt_tokens)]
-    llm.eval(prompt[:8])
-    llm.reset()
+    ids = [3 + i % 1000 for i in range(max(prompts))]
+    llm.eval(ids[:8])
+    result = {}
+    for n in sorted(prompts, reverse=True):
+        llm.reset()
+        began = time.perf_counter()
+        llm.eval(ids[:n])
+        result[f"prefill_{n}"] = n / (time.perf_counter() - began)
     began = time.perf_counter()
-    llm.eval(prompt)
-    prefilled = time.perf_counter()
     for i in range(gen_tokens):
         llm.eval([5 + i])
-    ended = time.perf_counter()
-    result = {
-        "prefill_tokens_per_s": prompt_tokens / (prefilled - began),
-        "decode_tokens_per_s": gen_tokens / (ended - prefilled),
-    }
+    result["decode"] = gen_tokens / (time.perf_counter() - began)
     print(json.dumps(result))
 
 
 if __name__ == "__main__":
-    if sys.argv[1] == "make":
-        make(Path(sys.argv[2]), sys.argv[3], *map(int, sys.argv[4:]))
+    command, *arguments = sys.argv[1:]
+    if command == "make":
+        make(Path(arguments[0]), *map(int, arguments[1:]))
+    elif command == "quantize":
+        quantize(Path(arguments[0]), Path(arguments[1]), arguments[2])
     else:
-        bench(Path(sys.argv[2]), *map(int, sys.argv[3:]))
+        prompts = [int(n) for n in arguments[2].split(",")]
+        bench(Path(arguments[0]), int(arguments[1]), prompts, int(arguments[3]))

@@ -1,12 +1,17 @@
-"""Decode and prefill speed beside llama.cpp, same shape, same bits, in turn in one run; medians.
+"""Speed beside llama.cpp's and beside the memory's: same shapes, in turn in one run, medians.
 
-    python benchmarks/cpu/versus_llama_cpp.py --peer-python /path/to/venv/bin/python [--shape tinyllama] [--rounds 5]
+    python benchmarks/cpu/versus_llama_cpp.py --peer-python /path/to/venv/bin/python [--shapes tinyllama-1.1b]
+        [--precisions int4 int8] [--threads 2 1] [--rounds 5] [--out benchmarks/cpu/results.md]
 
-Weights are random (speed does not depend on their values); both packages are made here, once, in --work. The peer is
-llama-cpp-python built from its PyPI sdist for AVX2 only, in a virtual environment of its own, with `gguf`:
+The peer is llama-cpp-python built from its PyPI sdist for AVX2 only, in a virtual environment of its own, with `gguf`:
 
     CMAKE_ARGS="-DGGML_NATIVE=OFF -DGGML_AVX2=ON -DGGML_FMA=ON -DGGML_F16C=ON -DGGML_AVX512=OFF" \\
         pip install --no-binary llama-cpp-python llama-cpp-python gguf
+
+Every round measures, one after the other, the read bandwidth of a plain AVX2 loop, our package and each of the peer's
+files. ``bytes`` and ``operations`` are the speeds that the weights' bytes over that bandwidth and the kernel's
+arithmetic alone (weights in the L2 cache) would allow. Behind the table: decoding behind a long context; several
+tokens at once, and the price of big-endian fields (gemv.py).
 """
 
 from __future__ import annotations
@@ -15,48 +20,30 @@ import argparse
 import json
 import os
 import platform
-import shutil
-import statistics
 import subprocess
 import sys
+import tempfile
+from collections import defaultdict
 from datetime import date
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 HERE = Path(__file__).parent
-DEMO = HERE.parent.parent / "examples" / "demo-model"
+sys.path[:0] = [str(HERE), str(HERE.parent.parent)]
 
-SHAPES: dict[str, dict[str, int]] = {
-    "tinyllama": {"hidden": 2048, "ffn": 5632, "layers": 22, "heads": 32, "kv_heads": 4, "vocab": 32000},
-    "small": {"hidden": 512, "ffn": 1408, "layers": 8, "heads": 8, "kv_heads": 4, "vocab": 8192},
-}
-PEER_TYPES = {"int4": "Q4_0", "int8": "Q8_0", "fp16": "F16"}
+from gemv import Bench, compile_library  # noqa: E402
+from subjects import RIVALS, SHAPES, Workshop  # noqa: E402
 
+from n730c.artifacts import Isa, StepOp  # noqa: E402
+from n730c.dtypes import Format  # noqa: E402
+from n730c.package import read_package  # noqa: E402
+from n730c.passes.precision import PRECISIONS  # noqa: E402
+from n730c.runtime import find_runtime  # noqa: E402
 
-def make_checkpoint(folder: Path, shape: dict[str, int]) -> None:
-    """A random BF16 Llama of this shape as a Hugging Face folder, with the demo's tokenizer."""
-    import torch
-    from transformers import AutoModelForCausalLM, LlamaConfig
-
-    config = LlamaConfig(
-        vocab_size=shape["vocab"],
-        hidden_size=shape["hidden"],
-        intermediate_size=shape["ffn"],
-        num_hidden_layers=shape["layers"],
-        num_attention_heads=shape["heads"],
-        num_key_value_heads=shape["kv_heads"],
-        max_position_embeddings=2048,
-        tie_word_embeddings=False,
-        bos_token_id=0,
-        eos_token_id=0,
-    )
-    torch.manual_seed(0)
-    torch.set_default_dtype(torch.bfloat16)
-    model = AutoModelForCausalLM.from_config(config)
-    torch.set_default_dtype(torch.float32)
-    model.save_pretrained(folder)
-    for name in ("tokenizer.json", "tokenizer_config.json"):
-        shutil.copy(DEMO / name, folder / name)
+PROMPTS = (128, 512)
+GENERATED = 32
+LONG = 4096
 
 
 def cpu_name() -> str:
@@ -68,77 +55,134 @@ def cpu_name() -> str:
 
 
 def run(command: list[str]) -> dict[str, Any]:
+    """The JSON object that a command prints last."""
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         raise SystemExit(f"{' '.join(command[:4])} … failed:\n{done.stderr[-2000:]}")
-    result: dict[str, Any] = json.loads(
-        done.stdout.strip().splitlines()[-1] if "{" not in done.stdout[:1] else done.stdout
-    )
+    result: dict[str, Any] = json.loads(done.stdout[done.stdout.index("{") :])
     return result
+
+
+def ours(package: Path, threads: int, prompt: int, generated: int) -> dict[str, Any]:
+    """One run of ``n730-exec bench``."""
+    counts = ["--prompt-tokens", str(prompt), "--gen-tokens", str(generated), "--threads", str(threads)]
+    return run([str(find_runtime()), "bench", str(package), "--trust", "--json", *counts])
+
+
+class Memory:
+    """The read loop, and the arithmetic of one format's kernel with its weights in the cache."""
+
+    def __init__(self, library: Any, fmt: Format) -> None:
+        self.bench = Bench(library, Isa.AVX2, fmt, 192, 1)
+        self.bytes = self.bench.tile_bytes * self.bench.tiles
+
+    def bandwidth(self, threads: int) -> float:
+        return self.bytes / self.bench.read_time(threads)
+
+    def products(self, threads: int) -> float:
+        return threads * self.bench.rows * self.bench.cols / self.bench.floor_time(1)
+
+
+def token_cost(package: Path) -> tuple[int, int]:
+    """Bytes and number of the weights that one decoded token reads."""
+    program = read_package(package).program
+    used = [program.tensors[i] for i in sorted({s.weight for s in program.steps if s.op is StepOp.LINEAR})]
+    return sum(t.size for t in used), sum(t.rows * t.cols for t in used)
+
+
+def compare(
+    workshop: Workshop, precision: str, threads: int, rounds: int, memory: Memory, peer: list[str]
+) -> list[str]:
+    """Rows of the table for one shape, precision and number of threads."""
+    package, files = workshop.package(precision), {kind: workshop.gguf(kind) for kind in RIVALS[precision]}
+    seen: dict[str, list[float]] = defaultdict(list)
+    for _ in range(rounds):
+        seen["bandwidth"].append(memory.bandwidth(threads))
+        seen["products"].append(memory.products(threads))
+        for prompt in PROMPTS:
+            result = ours(package, threads, prompt, GENERATED if prompt == PROMPTS[0] else 0)
+            seen[f"prefill_{prompt}"].append(result["prefill_tokens_per_s"])
+            if prompt == PROMPTS[0]:
+                seen["decode"].append(result["decode_tokens_per_s"])
+        for kind, file in files.items():
+            prompts = ",".join(map(str, PROMPTS))
+            for key, value in run([*peer, "bench", str(file), str(threads), prompts, str(GENERATED)]).items():
+                seen[f"{kind} {key}"].append(value)
+    mid = {key: median(values) for key, values in seen.items()}
+    size, weights = token_cost(package)
+    share = median(d * size / b for d, b in zip(seen["decode"], seen["bandwidth"], strict=True))
+    rows = []
+    for key in ("decode", *(f"prefill_{prompt}" for prompt in PROMPTS)):
+        rivals = ", ".join(
+            f"{kind} {mid[f'{kind} {key}']:.2f} (**{mid[key] / mid[f'{kind} {key}']:.2f}×**)" for kind in files
+        )
+        limits = f"{mid['bandwidth'] / size:.1f} | {mid['products'] / weights:.1f} | {share:.0%}"
+        cells = [f"{workshop.shape}, {threads} threads", precision, key.replace("_", " "), f"{mid[key]:.2f}", rivals]
+        rows.append("| " + " | ".join([*cells, limits if key == "decode" else "| |"]) + " |")
+    return rows
+
+
+def long_context(package: Path, threads: int, rounds: int) -> str:
+    """Decoding behind 128 tokens and behind 4096."""
+    rates: dict[int, list[float]] = {PROMPTS[0]: [], LONG: []}
+    for _ in range(rounds):
+        for prompt, values in rates.items():
+            values.append(ours(package, threads, prompt, GENERATED)["decode_tokens_per_s"])
+    short, far = (median(values) for values in rates.values())
+    rate = f"{far:.2f} tokens/s, {far / short:.0%} of the {short:.2f} behind {PROMPTS[0]}"
+    return f"Decoding behind {LONG} tokens, {threads} threads: {rate}."
+
+
+def kernels() -> str:
+    """What gemv.py says of one and four tokens, and of little-endian weights."""
+    command = [sys.executable, str(HERE / "gemv.py"), "--tokens", "1,4", "--little-endian"]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--peer-python", required=True, help="Python of the environment that has llama-cpp-python")
-    parser.add_argument("--shape", choices=sorted(SHAPES), default="tinyllama")
-    parser.add_argument("--precisions", nargs="+", choices=sorted(PEER_TYPES), default=["int4"])
-    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--shapes", nargs="+", choices=sorted(SHAPES), default=["tinyllama-1.1b", "qwen2-1.5b"])
+    parser.add_argument("--precisions", nargs="+", choices=sorted(RIVALS), default=list(RIVALS))
+    parser.add_argument("--threads", nargs="+", type=int, default=[2, 1])
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--gen-tokens", type=int, default=32)
-    parser.add_argument("--prompt-tokens", type=int, default=128)
+    parser.add_argument("--long-rounds", type=int, default=3, help="0: leave the long context out")
     parser.add_argument("--work", type=Path, default=Path("build/benchmarks"))
-    parser.add_argument("--out", type=Path, help="write the table to this file too")
+    parser.add_argument("--out", type=Path, help="write the report to this file too")
     args = parser.parse_args()
-
-    from n730c.runtime import find_runtime
-
-    shape = SHAPES[args.shape]
     args.work.mkdir(parents=True, exist_ok=True)
-    model = args.work / args.shape
-    if not (model / "config.json").exists():
-        print(f"making {model} …", file=sys.stderr)
-        make_checkpoint(model, shape)
-    lines = [
-        f"{date.today()}, {cpu_name()}: random-weight {args.shape} shape, {args.threads} threads, "
-        f"medians of {args.rounds} rounds in turn, tokens a second. Load average before: {os.getloadavg()[0]:.1f}.",
+    peer = [args.peer_python, str(HERE / "peer_llama_cpp.py")]
+    report = [
+        f"{date.today()}, {cpu_name()}: random weights, medians of {args.rounds} rounds in turn, tokens a second. "
+        f"Load average before: {os.getloadavg()[0]:.1f}.",
         "",
-        "| | n730-exec | llama.cpp | ratio |",
-        "|---|---|---|---|",
+        "| shape | bits | what | n730-exec | llama.cpp (ours ÷ its) | limit: bytes | operations | share of bandwidth |",
+        "|---|---|---|---|---|---|---|---|",
     ]
-    for precision in args.precisions:
-        package = args.work / f"{args.shape}-{precision}.n730"
-        peer = args.work / f"{args.shape}-{PEER_TYPES[precision]}.gguf"
-        if not package.exists():
-            compiler = [sys.executable, "-m", "n730c", "build", str(model), "--target", "gt730"]
-            subprocess.run([*compiler, "--precision", precision, "--context", "1024", "-o", str(package)], check=True)
-        helper = [args.peer_python, str(HERE / "peer_llama_cpp.py")]
-        if not peer.exists():
-            sizes = [str(v) for v in shape.values()]
-            subprocess.run([*helper, "make", str(peer), PEER_TYPES[precision], *sizes], check=True)
-        counts = ["--prompt-tokens", str(args.prompt_tokens), "--gen-tokens", str(args.gen_tokens)]
-        ours_command = [
-            str(find_runtime()),
-            "bench",
-            str(package),
-            "--trust",
-            "--json",
-            "--threads",
-            str(args.threads),
-            *counts,
-        ]
-        peer_command = [*helper, "bench", str(peer), str(args.threads), str(args.prompt_tokens), str(args.gen_tokens)]
-        ours, theirs = [], []
-        for _ in range(args.rounds):
-            ours.append(run(ours_command))
-            theirs.append(run(peer_command))
-        for key in ("decode_tokens_per_s", "prefill_tokens_per_s"):
-            a = statistics.median(r[key] for r in ours)
-            b = statistics.median(r[key] for r in theirs)
-            what = key.removesuffix("_tokens_per_s")
-            lines.append(f"| {what}, {precision} / {PEER_TYPES[precision]} | {a:.2f} | {b:.2f} | {a / b:.2f} |")
-    print("\n".join(lines))
-    if args.out:
-        args.out.write_text("\n".join(lines) + "\n")
+
+    def tell(*lines: str) -> None:
+        report.extend(lines)
+        print("\n".join(lines), flush=True)
+        if args.out:
+            args.out.write_text("\n".join(report) + "\n")
+
+    print("\n".join(report), flush=True)
+    with tempfile.TemporaryDirectory() as folder:
+        library = compile_library(Path(folder), Isa.AVX2)
+        for shape in args.shapes:
+            workshop = Workshop(shape, args.work, tuple(peer))
+            for precision in args.precisions:
+                memory = Memory(library, PRECISIONS[precision])
+                for threads in args.threads:
+                    tell(*compare(workshop, precision, threads, args.rounds, memory, peer))
+    if args.long_rounds and "int4" in args.precisions:
+        tell(
+            "",
+            long_context(
+                Workshop(args.shapes[0], args.work, tuple(peer)).package("int4"), args.threads[0], args.long_rounds
+            ),
+        )
+    tell("", "```", kernels().rstrip(), "```")
 
 
 if __name__ == "__main__":
