@@ -24,6 +24,11 @@ RIVALS = {"int4": ("Q4_0", "Q4_K_M"), "int8": ("Q8_0",), "int2": ("Q2_K",), "fp1
 CONTEXT = 4224  # the longest prompt that is measured, and what is generated behind it
 
 
+def _run(command: list[str]) -> None:
+    if code := subprocess.run(command, check=False).returncode:
+        raise SystemExit(f"{' '.join(command[:4])} … failed with {code}")
+
+
 @dataclass(frozen=True)
 class Workshop:
     """Makes and keeps the subjects of one shape. ``peer``: command of peer_llama_cpp.py in its environment."""
@@ -79,7 +84,7 @@ class Workshop:
                 "16G",
             ]
             command += ["--precision", precision, "--kv", "fp16", "--context", str(CONTEXT), "-o", str(path)]
-            subprocess.run(command, check=True)
+            _run(command)
         return path
 
     def gguf(self, kind: str) -> Path:
@@ -90,8 +95,8 @@ class Workshop:
         beside = path.with_suffix(".unfinished")
         if kind == "F16":
             sizes = [str(value) for value in SHAPES[self.shape].values()]
-            subprocess.run([*self.peer, "make", str(beside), *sizes], check=True)
+            _run([*self.peer, "make", str(beside), *sizes])
         else:
-            subprocess.run([*self.peer, "quantize", str(self.gguf("F16")), str(beside), kind], check=True)
+            _run([*self.peer, "quantize", str(self.gguf("F16")), str(beside), kind])
         beside.rename(path)
         return path
