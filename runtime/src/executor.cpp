@@ -231,7 +231,7 @@ bool Executor::embed_rows(const Call &c, uint32_t tensor) {
         }
         return true;
     } catch (...) {
-        rows_failure_ = std::current_exception();
+        reader_->fail(std::current_exception()); // or the others would wait for reads that wait for this thread
         return false;
     }
 }
@@ -261,8 +261,7 @@ void Executor::run(size_t begin, size_t end) {
     };
     pool_.run(walk);
     if (!broken_.load(std::memory_order_relaxed)) return;
-    if (rows_failure_) std::rethrow_exception(rows_failure_);
-    if (reader_ != nullptr) reader_->rethrow();
+    reader_->rethrow();
     throw Interrupted();
 }
 

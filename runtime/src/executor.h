@@ -10,8 +10,8 @@ namespace n730 {
 
 class Executor {
   public:
-    // `arena` holds plan `plan` of the package, which `reader` has loaded and goes on to read (nullptr: nothing is
-    // streamed); all arguments outlive the executor. `serial_work`: steps of at most that much work (elements,
+    // `arena` holds plan `plan` of the package, which `reader` has loaded and goes on to read (nullptr: all is
+    // in RAM); all arguments outlive the executor. `serial_work`: steps of at most that much work (elements,
     // roughly) are left to one thread, as waiting for the others would cost more.
     Executor(const Package &package, size_t plan, uint8_t *arena, const KernelSet &kernels, ThreadPool &pool,
              Reader *reader = nullptr, int64_t serial_work = 4096);
@@ -82,7 +82,6 @@ class Executor {
     ThreadPool &pool_;
     Reader *const reader_;
     RowReader rows_;
-    std::exception_ptr rows_failure_;
     std::vector<int32_t> row_order_; // tokens of a batch; room is taken once
     uint64_t passes_ = 0;            // over the body
     std::atomic<bool> broken_{false};

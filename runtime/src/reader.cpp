@@ -37,13 +37,13 @@ void Reader::add(std::vector<Item> &items, std::vector<Part> &parts, uint32_t se
 }
 
 Reader::~Reader() {
-    stop(nullptr);
+    fail(nullptr);
     for (std::thread &worker : workers_) worker.join();
 }
 
-void Reader::stop(std::exception_ptr failure) {
+void Reader::fail(std::exception_ptr failure) {
     const std::lock_guard<std::mutex> lock(mutex_);
-    if (failure && !failure_) failure_ = failure;
+    if (!failure_) failure_ = failure;
     stopped_.store(true);
     room_.notify_all();
     arrived_.notify_all();
@@ -85,7 +85,7 @@ void Reader::work() {
             }
         }
     } catch (...) {
-        stop(std::current_exception());
+        fail(std::current_exception());
     }
 }
 

@@ -35,7 +35,8 @@ class Reader {
     // Thread `thread` needs none of the first `count` reads any more, counted through the passes.
     void release(int thread, uint64_t count);
 
-    void rethrow() const; // what went wrong, if anything did
+    void fail(std::exception_ptr failure); // ends all reading and waiting
+    void rethrow() const;                  // what went wrong first, if anything did
 
     size_t reads() const { return streams_.size(); } // a pass
     uint64_t pass_bytes() const { return pass_bytes_; }
@@ -64,7 +65,6 @@ class Reader {
     bool wait_for_room(uint64_t released);
     bool wait_slowly(int thread, size_t read, uint64_t want);
     void look_for_progress(const std::string &what, uint64_t &bytes, double &since);
-    void stop(std::exception_ptr failure);
     template <class Done> bool sleep_until(int thread, uint32_t segment, Done done);
 
     const Package &package_;

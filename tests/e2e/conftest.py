@@ -77,7 +77,7 @@ def built(tmp_path_factory: pytest.TempPathFactory, models: Callable[[str], Path
 @pytest.fixture(scope="session")
 def streamed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A toy with several plans over one copy of the weights: all in RAM, and ring after smaller ring."""
-    shape = Shape(Format.INT4, layers=5, hidden=192, head_dim=32, ffn=700, vocab=2000, slots=1, rows=True)
+    shape = Shape(Format.INT4, layers=5, hidden=192, head_dim=32, ffn=700, vocab=6000, slots=1, rows=True)
     toy = tiny(shape)
     shapes = [replace(shape, slots=0, rows=False), *(replace(shape, slots=n, rows=n < 4) for n in (4, 2, 1))]
     plans = tuple(tiny_plan(toy.program, shape.context, each, len(toy.tokenizer)) for each in shapes)
@@ -88,7 +88,7 @@ def streamed(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def ids(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Token ids for it, more than one window of its context."""
     file = tmp_path_factory.mktemp("ids") / "ids.txt"
-    file.write_text(" ".join(str(i * i * 37 % 2000) for i in range(90)))
+    file.write_text(" ".join(str(i * i * 37 % 6000) for i in range(90)))
     return file
 
 

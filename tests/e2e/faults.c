@@ -4,7 +4,7 @@
  * delay:US           each takes a random time up to so many microseconds
  * slow:BYTES         each takes as long as a disk of so many bytes a second
  * nodirect, einval   O_DIRECT is refused when the file is opened; or not before it is read
- * Weights begin at byte $FAULT_FROM of the file; the random numbers begin with $FAULT_SEED. */
+ * This holds for bytes $FAULT_FROM … $FAULT_END of the file; the random numbers begin with $FAULT_SEED. */
 #define _GNU_SOURCE
 #include <dlfcn.h>
 #include <errno.h>
@@ -40,7 +40,9 @@ ssize_t pread(int fd, void *out, size_t n, off_t at) {
     static pread_fn real;
     if (real == NULL) real = (pread_fn)dlsym(RTLD_NEXT, "pread");
     const char *from = getenv("FAULT_FROM"), *value;
-    if (from == NULL || at < strtoll(from, NULL, 10)) return real(fd, out, n, at);
+    const char *end = getenv("FAULT_END");
+    if (from == NULL || end == NULL || at < strtoll(from, NULL, 10) || at >= strtoll(end, NULL, 10))
+        return real(fd, out, n, at);
     const unsigned long now = atomic_fetch_add(&count, 1) + 1;
     if ((value = fault("eio")) && now == strtoul(value, NULL, 10)) return errno = EIO, -1;
     if (fault("einval") && (fcntl(fd, F_GETFL) & O_DIRECT)) return errno = EINVAL, -1;

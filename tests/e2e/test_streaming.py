@@ -97,6 +97,7 @@ def test_status_on_a_terminal_leaves_the_text_alone(
     monkeypatch.setenv("LD_PRELOAD", str(faults))
     monkeypatch.setenv("FAULT", "delay:25000")
     monkeypatch.setenv("FAULT_FROM", "0")
+    monkeypatch.setenv("FAULT_END", str(streamed.stat().st_size))
     seen = on_terminal(find_runtime(), streamed, *options).decode()
     assert re.search(r"\x1b7\x1b\[\?7l  \[\d+ tokens?, .*/s, .* MB/s from disk.*\]\x1b\[K\x1b\[\?7h\x1b8", seen)
     seen = re.sub(r"\x1b7.*?\x1b8|\x1b\[K", "", seen)  # what is put behind the text and wiped again

@@ -19,10 +19,16 @@ from tests.e2e.test_streaming import budgets, logits
 TIMEOUT = 60  # seconds: what hangs is found by it
 
 
-def environment(package: Path, faults: Path, fault: str, seed: int = 0) -> dict[str, str]:
-    weights = package.stat().st_size - sum(segment.size for segment in read_package(package).program.segments)
-    shim = {"LD_PRELOAD": str(faults), "FAULT": fault, "FAULT_FROM": str(weights), "FAULT_SEED": str(seed)}
-    return {**os.environ, **shim}
+def environment(
+    package: Path, faults: Path, fault: str, seed: int = 0, segments: slice = slice(None)
+) -> dict[str, str]:
+    """For ``fault`` in reads of those segments."""
+    sizes = [segment.size for segment in read_package(package).program.segments]
+    start = package.stat().st_size - sum(sizes)
+    first, end, _ = segments.indices(len(sizes))
+    shim = {"FAULT": fault, "FAULT_FROM": start + sum(sizes[:first]), "FAULT_END": start + sum(sizes[:end])}
+    shim |= {"LD_PRELOAD": faults, "FAULT_SEED": seed}
+    return {**os.environ, **{name: str(value) for name, value in shim.items()}}
 
 
 def score(package: Path, ids: Path, out: Path, env: dict[str, str], *options: str) -> subprocess.CompletedProcess[str]:
@@ -67,6 +73,19 @@ def test_a_read_that_fails_is_reported(
         names_a_segment(done.stderr)
         assert ("E_SEGMENT_CHECKSUM" in done.stderr) == (fault == "corrupt")
         assert not out.exists()
+
+
+@pytest.mark.parametrize("fault", ["eio:1", "corrupt:1", "eio:3"])
+def test_a_row_that_cannot_be_read_is_reported(
+    fault: str, streamed: Path, ids: Path, faults: Path, tmp_path: Path
+) -> None:
+    """The embedding is read by a thread that computes: the others must not wait for it forever."""
+    env = environment(streamed, faults, fault, segments=slice(1))
+    for threads in ("1", "2", "3"):
+        done = score(streamed, ids, tmp_path / "x.npy", env, "--ram", str(budgets(streamed)[-1]), "--threads", threads)
+        assert done.returncode == 1
+        assert "segment 0 (embed_tokens.weight)" in done.stderr
+        names_a_segment(done.stderr)
 
 
 def run_and(package: Path, faults: Path, change: str) -> tuple[int, bytes, str]:
