@@ -16,6 +16,7 @@ from rich.console import Console
 from rich.table import Table
 
 from n730c.errors import N730Error, UsageError
+from n730c.files import destination, write_whole
 from n730c.report import print_forecasts, print_package, show_size
 
 app = typer.Typer(
@@ -144,7 +145,8 @@ def plan(
             raise UsageError("there is no plan to draw", found="a model that does not fit", hint="Leave --report out.")
         from n730c.picture import draw
 
-        report.write_text(draw(f"{source.name} on {where.name}", chosen.planner, chosen.choice), encoding="utf-8")
+        page = draw(f"{source.name} on {where.name}", chosen.planner, chosen.choice)
+        write_whole(destination(report, b"<!DOCTYPE html>", "page", "--report"), page.encode())
     facts = chosen.facts()
     if as_json:
         print(json.dumps({"target": where.name, **facts, "others": [o.facts() for o in others]}, indent=2))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ from n730c.artifacts import Plan, Program, split_block_name
 from n730c.codegen import build_images
 from n730c.dump import dump_value
 from n730c.errors import UsageError
+from n730c.files import destination
 from n730c.frontend.chat_template import read_chat_template
 from n730c.frontend.checkpoint import Checkpoint
 from n730c.frontend.model import load_model
@@ -143,40 +143,9 @@ def summarize(package: Path, program: Program, plan: Plan, target: Target, preci
     }
 
 
-def _replaceable(path: Path) -> bool:
-    """Only a package (or an empty file) may be replaced: never a device, a pipe or the model's own weights."""
-    if not path.is_file():
-        return False
-    with path.open("rb") as file:
-        return file.read(len(MAGIC)) in (MAGIC, b"")
-
-
 def _destination(options: Options) -> Path:
     """The file to write; what stands in its way is found before the work begins. Raises UsageError."""
-    output = options.output or Path(options.model.name + ".n730")
-    if output.is_dir() or not output.parent.is_dir():
-        raise UsageError(
-            f"cannot write {output}",
-            expected="a file in an existing folder",
-            found="a folder" if output.is_dir() else f"no folder {output.parent}",
-            hint="Name another file with -o.",
-        )
-    if output.is_symlink():
-        output = output.resolve()  # the link keeps pointing where it did
-    if output.exists() and not _replaceable(output):
-        raise UsageError(
-            f"will not overwrite {output}",
-            expected="a new file or an older package",
-            found="something else",
-            hint="Name another file with -o.",
-        )
-    if not os.access(output.parent, os.W_OK):
-        raise UsageError(
-            f"cannot write {output}",
-            expected="a folder that can be written to",
-            found=f"{output.parent}, which cannot",
-            hint="Name another file with -o.",
-        )
+    output = destination(options.output or Path(options.model.name + ".n730"), MAGIC, "package", "-o")
     if options.dump is not None and options.dump.exists() and not options.dump.is_dir():
         raise UsageError(
             f"cannot write the dump to {options.dump}",

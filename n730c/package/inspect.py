@@ -7,6 +7,7 @@ from typing import Any
 
 from n730c.artifacts import NONE
 from n730c.errors import UsageError
+from n730c.files import write_whole
 from n730c.package.layout import HEADER_BYTES
 from n730c.package.read import Package
 
@@ -105,7 +106,7 @@ def extract(package: Package, folder: Path | str) -> list[Path]:
         folder.mkdir(parents=True, exist_ok=True)
         for image in package.images:
             path = folder / f"kernels.{image.isa.name.lower()}.bin"
-            _write(path, image.code)
+            write_whole(path, image.code)
             written.append(path)
     except OSError as error:
         raise UsageError(
@@ -115,13 +116,3 @@ def extract(package: Package, folder: Path | str) -> list[Path]:
             hint="Name another folder with --extract.",
         ) from error
     return written
-
-
-def _write(path: Path, content: bytes) -> None:
-    """Write a whole file or none."""
-    unfinished = path.with_name(path.name + ".unfinished")
-    try:
-        unfinished.write_bytes(content)
-        unfinished.replace(path)
-    finally:
-        unfinished.unlink(missing_ok=True)

@@ -66,3 +66,11 @@ def test_plan_of_a_package(built: Built) -> None:
     assert facts["fits"] and facts["disk_bytes_per_token"] == 0 and facts["precision"] == "int8"
     done = n730c("plan", package, "--target", "gt730", "--precision", "int4")
     assert done.returncode == 1 and "for model folders" in done.stderr
+
+
+def test_a_page_is_not_written_over_another_file(built: Built, tmp_path: Path) -> None:
+    package, mine = built("demo", "int8"), tmp_path / "mine.txt"
+    mine.write_text("mine")
+    done = n730c("plan", package, "--target", "gt730", "--report", mine)
+    assert done.returncode == 1 and "expected a new file or an older page" in done.stderr
+    assert mine.read_text() == "mine"

@@ -1,0 +1,50 @@
+"""Where an output file may go, and how it is written: whole or not at all."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from n730c.errors import UsageError
+
+
+def destination(path: Path, start: bytes, kind: str, option: str) -> Path:
+    """``path``, or what it links to, if a new file or an older one of the same kind is there and can be written.
+
+    A file of the kind begins with ``start``; anything else (a device, a pipe, a folder, another file) is left alone.
+    Raises UsageError, which names ``kind`` and the ``option`` that chose the path.
+    """
+    hint = f"Name another file with {option}."
+    if path.is_dir() or not path.parent.is_dir():
+        raise UsageError(f"cannot write {path}", expected="a file in an existing folder", hint=hint)
+    if path.is_symlink():
+        path = path.resolve()  # the link keeps pointing where it did
+    if path.exists() and not _replaceable(path, start):
+        raise UsageError(
+            f"will not overwrite {path}", expected=f"a new file or an older {kind}", found="something else", hint=hint
+        )
+    if not os.access(path.parent, os.W_OK):
+        raise UsageError(
+            f"cannot write {path}",
+            expected="a folder that can be written to",
+            found=f"{path.parent}, which cannot",
+            hint=hint,
+        )
+    return path
+
+
+def _replaceable(path: Path, start: bytes) -> bool:
+    if not path.is_file():
+        return False
+    with path.open("rb") as file:
+        return file.read(len(start)) in (start, b"")
+
+
+def write_whole(path: Path, content: bytes) -> None:
+    """Write a file, or leave what was there. Raises OSError."""
+    unfinished = path.with_name(path.name + ".unfinished")
+    try:
+        unfinished.write_bytes(content)
+        unfinished.replace(path)
+    finally:
+        unfinished.unlink(missing_ok=True)
