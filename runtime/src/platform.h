@@ -48,7 +48,8 @@ void release(void *memory, uint64_t bytes);
 // Memory for code: writable first, then executable and no longer writable.
 bool make_executable(void *memory, uint64_t bytes);
 
-uint64_t free_ram();  // bytes that can be taken without swapping, limits of control groups included; 0: unknown
+uint64_t free_ram();  // bytes that this process can have in all without swapping, limits of control groups included;
+                      // 0: unknown
 uint64_t peak_rss();  // bytes, of this process so far
 int physical_cores(); // that this process may use, at least 1
 double seconds();     // a monotonic clock

@@ -199,7 +199,10 @@ uint64_t free_ram() {
             room = std::min(
                 room, cgroup_room("/sys/fs/cgroup/memory", path, "memory.limit_in_bytes", "memory.usage_in_bytes"));
     }
-    return room >= UNLIMITED >> 11 ? 0 : room;
+    if (room >= UNLIMITED >> 11) return 0;
+    // What is ours already: anonymous memory, and what the kernel keeps for us, counted by groups in large steps.
+    constexpr uint64_t kernel = 4 << 20;
+    return room + kernel + (number_after(slurp("/proc/self/status"), "RssAnon:", 0) << 10);
 }
 
 // VmHWM and not getrusage: ru_maxrss is inherited from the parent's image across exec.
