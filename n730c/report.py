@@ -71,13 +71,14 @@ def print_package(facts: dict[str, Any], console: Console) -> None:
         highlight=False,
     )
     title = "plans (predicted for the target)"
-    plans = Table("plan", "RAM", "context", "decode t/s", "prefill t/s", "first token s", title=title)
+    plans = Table("plan", "RAM", "context", "MB a token", "decode t/s", "prefill t/s", "first token s", title=title)
     for i, plan in enumerate(facts["plans"]):
         plans.add_row(
             str(i),
             show_size(plan["arena_bytes"]),
             str(plan["context"]),
-            f"{plan['decode_tokens_per_s']:.1f}",
+            f"{plan['disk_bytes_per_token'] / 1e6:.0f}",
+            _speed(plan["decode_tokens_per_s"]),
             f"{plan['prefill_tokens_per_s']:.0f}",
             f"{plan['first_token_s']:.1f}",
         )

@@ -54,6 +54,11 @@ def read_seconds(size: int, contiguous: bool, target: Target) -> float:
     return size / target.disk_bytes_per_s + (0.0 if contiguous else target.disk_seek_s)
 
 
+def arriving_seconds(size: int, target: Target) -> float:
+    """What the processor loses by ``size`` bytes that come from the disk: RAM is written, then read for the checksum."""
+    return 2 * size / target.ram_bytes_per_s
+
+
 def row_read_bytes(program: Program, segment: int) -> float:
     """Bytes that are read for one row of an embedding of tier ROWS, on average: whole pieces around a tile."""
     tensor = program.tensors[program.segments[segment].first_tensor]

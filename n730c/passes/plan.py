@@ -27,7 +27,7 @@ from n730c.artifacts import (
 )
 from n730c.dtypes import TILE_ROWS, matrix_bytes, round_up
 from n730c.errors import BudgetExceeded
-from n730c.passes.cost import StepCost, read_seconds, row_read_bytes, step_costs
+from n730c.passes.cost import StepCost, arriving_seconds, read_seconds, row_read_bytes, step_costs
 from n730c.passes.memory import buffer_offsets
 from n730c.passes.ring import slots_and_leads
 from n730c.passes.simulate import Read, Timeline, simulate
@@ -163,13 +163,14 @@ class Planner:
     def _prefill_costs(self) -> tuple[StepCost, ...]:
         return step_costs(self.program, self.target, self.context, self._batch)
 
-    def _steps(self, rows: int | None, tokens: int) -> tuple[float, ...]:
-        steps = tuple(c.seconds for c in (self.decode_costs if tokens == 1 else self._prefill_costs))
-        if rows is None:
-            return steps
-        reading = self.target.disk_seek_s + row_read_bytes(self.program, rows) / self.target.disk_bytes_per_s
-        first = self.uses[rows][0]
-        return (*steps[:first], steps[first] + tokens * reading, *steps[first + 1 :])
+    def _steps(self, streamed: Sequence[int], rows: int | None, tokens: int) -> tuple[float, ...]:
+        steps = [c.seconds for c in (self.decode_costs if tokens == 1 else self._prefill_costs)]
+        for i in streamed:
+            steps[self.uses[i][0]] += arriving_seconds(self.program.segments[i].size, self.target)
+        if rows is not None:
+            reading = row_read_bytes(self.program, rows) / self.target.disk_bytes_per_s
+            steps[self.uses[rows][0]] += tokens * (self.target.disk_seek_s + reading)
+        return tuple(steps)
 
     def _reads(self, streamed: Sequence[int], leads: Sequence[int]) -> tuple[Read, ...]:
         reads = []
@@ -189,7 +190,9 @@ class Planner:
         if key not in self._timelines:
             ring = self._ring(choice)
             assert ring is not None
-            self._timelines[key] = simulate(self._steps(choice.rows, tokens), self._reads(choice.streamed, ring[1]))
+            self._timelines[key] = simulate(
+                self._steps(choice.streamed, choice.rows, tokens), self._reads(choice.streamed, ring[1])
+            )
         return self._timelines[key]
 
     def limit(self, choice: Choice) -> str:
@@ -225,7 +228,7 @@ class Planner:
             for rows in dict.fromkeys((None, self.row_segment)):
                 for slots in (s for s in SLOTS if s <= len(streamed)) if streamed else (0,):
                     choice = Choice(streamed, slots, rows)
-                    bound = _comparable(max(reading, sum(self._steps(rows, 1))))
+                    bound = _comparable(max(reading, sum(self._steps(streamed, rows, 1))))
                     found[choice] = _Candidate(bound, self.disk_bytes(choice), self.arena_bytes(choice), choice)
         return tuple(sorted(found.values(), key=lambda c: c.rank))
 
