@@ -55,7 +55,7 @@ def read_seconds(size: int, contiguous: bool, target: Target) -> float:
 
 
 def arriving_seconds(size: int, target: Target) -> float:
-    """What the processor loses by ``size`` bytes that come from the disk: RAM is written, then read for the checksum."""
+    """What the processor loses by ``size`` bytes from the disk: RAM is written, and read for the checksum."""
     return 2 * size / target.ram_bytes_per_s
 
 
