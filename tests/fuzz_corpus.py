@@ -16,6 +16,7 @@ def write_seeds(folder: Path) -> None:
     for fmt in Format:
         if fmt is not Format.F32:
             tiny(format=fmt, layers=1, hidden=32, context=16).write(seeds / f"{fmt.name.lower()}.n730")
+    tiny(layers=2, hidden=32, context=16, slots=1).write(seeds / "streamed.n730")
 
 
 if __name__ == "__main__":
