@@ -270,11 +270,11 @@ class Planner:
         caches = sum(c.size(self.context, self._batch) for c in self.program.caches)
         weights = self.least_arena - self._fixed_bytes
         return BudgetExceeded(
-            "the model does not run in the target's memory, even streamed from the disk",
-            expected=f"at most {ram_bytes / 2**20:.0f} MiB",
-            found=f"{(self.least_arena + OVERHEAD) / 2**20:.0f} MiB: {weights / 2**20:.0f} weights that must stay and "
-            f"the smallest ring, {caches / 2**20:.0f} KV cache of {self.context} tokens, "
-            f"{(self._fixed_bytes - caches) / 2**20:.0f} tokenizer and activations, {OVERHEAD >> 20} the program",
+            "the model does not fit in the memory, even streamed from the disk",
+            expected=f"at least {(self.least_arena + OVERHEAD) / 2**20:.1f} MiB: {weights / 2**20:.1f} weights that "
+            f"must stay and the smallest ring, {caches / 2**20:.1f} KV cache of {self.context} tokens, "
+            f"{(self._fixed_bytes - caches) / 2**20:.1f} tokenizer and activations, {OVERHEAD >> 20} the program",
+            found=f"{ram_bytes / 2**20:.1f} MiB",
             hint="Take fewer bits (--precision), a smaller --context, or more --ram.",
         )
 
