@@ -7,6 +7,7 @@ import re
 import shlex
 import sys
 from enum import StrEnum
+from fractions import Fraction
 from importlib import metadata
 from pathlib import Path
 from typing import Annotated, Any
@@ -41,8 +42,9 @@ class Precision(StrEnum):
 def parse_size(text: str) -> int:
     """``512M``, ``1.5G``, ``4096`` → bytes (binary units). Raises typer.BadParameter."""
     match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMGT]?)(?:i?B)?", text.strip(), re.IGNORECASE)
-    size = int(float(match[1]) * 1024 ** " KMGT".index(match[2].upper() or " ")) if match else 0
-    if size <= 0:
+    exact = Fraction(match[1]) * 1024 ** " KMGT".index(match[2].upper() or " ") if match else 0
+    size = int(exact)
+    if not 0 < size < 1 << 63:
         raise typer.BadParameter(f"not a size (expected something like 512M or 1.5G, found {text!r})")
     return size
 
@@ -146,7 +148,12 @@ def plan(
         from n730c.picture import draw
 
         page = draw(f"{source.name} on {where.name}", chosen.planner, chosen.choice)
-        write_whole(destination(report, b"<!DOCTYPE html>", "page", "--report"), page.encode())
+        where_to = destination(report, b"<!DOCTYPE html>", "page", "--report")
+        try:
+            write_whole(where_to, page.encode())
+        except OSError as error:
+            hint = "Name another file with --report."
+            raise UsageError(f"cannot write {report}", found=error.strerror or str(error), hint=hint) from error
     facts = chosen.facts()
     if as_json:
         print(json.dumps({"target": where.name, **facts, "others": [o.facts() for o in others]}, indent=2))

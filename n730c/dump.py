@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from n730c.artifacts import NONE
+from n730c.files import dump_text
 
 
 def dump_value(folder: Path | None, name: str, value: Any) -> None:
     """Write a dataclass or a mapping to ``folder`` (made if need be) as ``name.txt``; with None write nothing."""
     if folder is not None:
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / f"{name}.txt").write_text("\n".join(_lines(value)) + "\n", encoding="utf-8")
+        dump_text(folder, f"{name}.txt", "\n".join(_lines(value)) + "\n")
 
 
 def _lines(value: Any) -> Iterator[str]:

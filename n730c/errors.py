@@ -15,6 +15,10 @@ class N730Error(Exception):
 class UnsupportedModel(N730Error):
     """The model holds something that the compiler does not understand, or its files are damaged."""
 
+    def __init__(self, what: str, *, expected: str = "", found: str = "", hint: str = "") -> None:
+        hint = hint or "Check the model's files, or take another model."
+        super().__init__(what, expected=expected, found=found, hint=hint)
+
 
 class InvalidIR(N730Error):
     """A graph or a program breaks a rule of its own form: a bug in a pass, never the user's fault."""

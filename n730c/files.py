@@ -40,6 +40,22 @@ def _replaceable(path: Path, start: bytes) -> bool:
         return file.read(len(start)) in (start, b"")
 
 
+def dump_text(folder: Path | None, name: str, text: str) -> None:
+    """Write ``text`` to a file in ``folder`` (``build --dump``), made if need be; None: nothing. Raises UsageError."""
+    if folder is None:
+        return
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        write_whole(folder / name, text.encode())
+    except OSError as error:
+        raise UsageError(
+            f"cannot write the dump to {folder}",
+            expected="a folder with room that can be written to",
+            found=error.strerror or str(error),
+            hint="Name another folder with --dump.",
+        ) from error
+
+
 def write_whole(path: Path, content: bytes) -> None:
     """Write a file, or leave what was there. Raises OSError."""
     unfinished = path.with_name(path.name + ".unfinished")

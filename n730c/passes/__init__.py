@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Protocol
 
 from n730c.errors import InvalidIR
+from n730c.files import dump_text
 from n730c.ir.core import Graph
 from n730c.ir.text import to_text
 from n730c.ir.verify import verify
@@ -41,5 +42,4 @@ def run_passes(graph: Graph, passes: Sequence[Pass], dump: Path | None = None) -
 
 def _dump(graph: Graph, folder: Path | None, number: int, name: str) -> None:
     if folder is not None:
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / f"{number:02}_{name}.ir").write_text(to_text(graph), encoding="utf-8")
+        dump_text(folder, f"{number:02}_{name}.ir", to_text(graph))

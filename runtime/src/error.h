@@ -17,7 +17,10 @@ class Error : public std::runtime_error {
         std::string inner;
         if (!expected.empty()) inner = "expected " + expected;
         if (!found.empty()) inner += (inner.empty() ? "found " : ", found ") + found;
-        return what + (inner.empty() ? "" : " (" + inner + ")") + "." + (next.empty() ? "" : " " + next);
+        std::string text = what + (inner.empty() ? "" : " (" + inner + ")") + "." + (next.empty() ? "" : " " + next);
+        for (char &c : text)
+            if (c == '\0') c = ' '; // of a user's file: it would cut the line off
+        return text;
     }
 };
 

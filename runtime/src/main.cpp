@@ -7,6 +7,7 @@
 #include <CLI/CLI.hpp>
 #include <algorithm>
 #include <charconv>
+#include <iostream>
 
 namespace n730 {
 
@@ -196,7 +197,10 @@ int run(std::vector<std::string> arguments) {
         platform::catch_interrupt();
         return dispatch(app, line);
     } catch (const CLI::ParseError &error) {
-        if (error.get_exit_code() == 0) return app.exit(error); // --help
+        if (error.get_exit_code() == 0) { // --help
+            const int status = app.exit(error);
+            return std::cout.flush() ? status : fail("cannot write the output. Give stdout a place to go.", 1);
+        }
         std::string what = error.what();
         while (!what.empty() && (what.back() == '.' || what.back() == '\n' || what.back() == ' ')) what.pop_back();
         return fail(what + ". Run n730-exec --help.", EXIT_USAGE);

@@ -58,6 +58,7 @@ const uint8_t *Model::tables() {
 }
 
 void Model::load() {
+    say_plan();
     const double start = platform::seconds();
     uint64_t total = 0;
     for (size_t i = 0; i < package.segments.size(); ++i)
@@ -68,6 +69,7 @@ void Model::load() {
     }
     loaded_bytes = total;
     load_seconds = platform::seconds() - start;
+    if (untrusted_code_) say("running on built-in kernels; --trust would run the package's own code");
     if (!source.file().direct() && reader.reads() > 0)
         say("the file system does not allow direct reads: weights come through the page cache, which is slower");
 }
@@ -86,11 +88,9 @@ Model::Model(const RunOptions &options)
       pool(options.threads > 0 ? options.threads : platform::physical_cores()),
       reader(package, plan_index, arena.data(),
              options.readers > 0 ? options.readers : static_cast<int>(plan().reads_in_flight), pool.size()),
-      executor(package, plan_index, arena.data(), kernels, pool, &reader) {
+      executor(package, plan_index, arena.data(), kernels, pool, &reader),
+      untrusted_code_(!options.trust && options.kernels == KernelChoice::AUTO && !package.images.empty()) {
     source.file().forget(); // the tables are in memory now
-    if (!options.trust && options.kernels == KernelChoice::AUTO && !package.images.empty())
-        say("running on built-in kernels; --trust would run the package's own code");
-    say_plan();
 }
 
 std::vector<int32_t> encode_text(const Tokenizer &tokenizer, const std::string &text, bool add_special,

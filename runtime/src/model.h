@@ -86,6 +86,7 @@ class Model {
     Executor executor;
 
   private:
+    const bool untrusted_code_; // there is some, and it is left aside
     size_t choose(const RunOptions &options) const;
     void say_plan() const;
     const uint8_t *tables();
