@@ -14,6 +14,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
+from n730c.passes.plan import OVERHEAD
 from n730c.runtime import find_runtime
 
 HERE = Path(__file__).parent
@@ -57,11 +58,15 @@ def main() -> int:
         f"{facts['predicted_decode_tokens_per_s']:,.0f}",
         f"{facts['decode_tokens_per_s']:,.0f}",
     )
-    table.add_row("prefill, tokens/s", "", f"{facts['prefill_tokens_per_s']:,.0f}")
     table.add_row(
-        "memory, MiB",
-        f"{facts['planned_ram_bytes'] / 2**20:.1f}",
-        f"{facts['peak_rss_bytes'] / 2**20:.1f} (whole process)",
+        "prefill, tokens/s",
+        f"{facts['predicted_prefill_tokens_per_s']:,.0f}",
+        f"{facts['prefill_tokens_per_s']:,.0f}",
+    )
+    table.add_row(
+        "memory of the whole process, MiB",
+        f"at most {facts['planned_ram_bytes'] / 2**20:.1f} + {OVERHEAD >> 20}",
+        f"{facts['peak_rss_bytes'] / 2**20:.1f}",
     )
     Console().print(table)
     return 0

@@ -29,7 +29,7 @@ from n730c.package.layout import MAGIC
 from n730c.passes import Pass, run_passes
 from n730c.passes.fuse_silu_mul import FuseSiluMul
 from n730c.passes.lower import lower
-from n730c.passes.plan import Planner, fit_context
+from n730c.passes.plan import OVERHEAD, Planner, fit_context
 from n730c.passes.precision import assign_uniform, kv_format
 from n730c.progress import Stages
 from n730c.quant import encode, encode_vector
@@ -132,7 +132,7 @@ def summarize(package: Path, program: Program, plan: Plan, target: Target, preci
         "tensors": len(program.tensors),
         "steps": len(program.steps),
         "plan": {
-            "ram_bytes": plan.arena_bytes,
+            "ram_bytes": plan.arena_bytes + OVERHEAD,
             "vram_bytes": plan.vram_bytes,
             "context": plan.context,
             "disk_bytes_per_token": plan.disk_bytes_per_token,
