@@ -36,7 +36,7 @@ from n730c.target import Target
 BATCH = 64  # prompt tokens of one prefill pass: weights are read once a pass
 HEAD_BATCH = 8
 PROMPT = 128  # tokens of the prompt that "time to first token" stands for
-OVERHEAD = 24 << 20  # bytes that n730-exec may take beside the arena
+OVERHEAD = 12 << 20  # bytes that n730-exec may take beside the arena
 SLOTS = (2, 3, 4, 6, 8, 12)
 RUNS = (1, 4, 16)  # streamed segments in a row: a disk that seeks slowly wants several
 SLOW_SEEK = 1 << 20  # bytes that the disk could read in the time of a seek, from which on that counts

@@ -87,7 +87,8 @@ Model::Model(const RunOptions &options)
       kernels(package, options.kernels, options.trust),
       pool(options.threads > 0 ? options.threads : platform::physical_cores()),
       reader(package, plan_index, arena.data(),
-             options.readers > 0 ? options.readers : static_cast<int>(plan().reads_in_flight), pool.size()),
+             // One more than reads at once: while it checks sums, the others read.
+             options.readers > 0 ? options.readers : static_cast<int>(plan().reads_in_flight) + 1, pool.size()),
       executor(package, plan_index, arena.data(), kernels, pool, &reader),
       untrusted_code_(!options.trust && options.kernels == KernelChoice::AUTO && !package.images.empty()) {
     source.file().forget(); // the tables are in memory now

@@ -36,7 +36,7 @@ struct RunOptions {
 };
 
 // Memory that the process takes beside the arena: at most this.
-constexpr uint64_t OVERHEAD = uint64_t(24) << 20;
+constexpr uint64_t OVERHEAD = uint64_t(12) << 20;
 
 struct PlanChoice {
     std::optional<size_t> plan; // none: nothing fits

@@ -72,18 +72,19 @@ class Reader {
         std::atomic<bool> failed{false};
         const uint64_t places = pages_ / size, first = next_ / size;
         const double start = platform::seconds(), end = start + seconds;
-        auto work = [&](int thread) {
-            uint8_t *to = memory_ + uint64_t(thread) * MOST;
+        auto work = [&] {
             do {
                 const uint64_t i = next.fetch_add(1), far = i * stride;
                 if (i >= places) return;
                 const uint64_t place = (first + far + (stride > 1 ? far / places : 0)) % places;
+                // Each to another place, as what is read is kept: into one that is still in a cache it would be faster.
+                uint8_t *to = memory_ + i % (uint64_t(MOST) * DEEPEST / size) * size;
                 if (!file_.read(place * size, to, size)) failed = true;
             } while (!failed && platform::seconds() < end && !platform::interrupted());
         };
         std::vector<std::thread> threads;
-        for (int i = 1; i < depth; ++i) threads.emplace_back(work, i);
-        work(0);
+        for (int i = 1; i < depth; ++i) threads.emplace_back(work);
+        work();
         for (std::thread &thread : threads) thread.join();
         stop_if_interrupted();
         if (failed) throw Error("cannot read the test file back", "", "", "Name another folder with --disk.");

@@ -29,11 +29,13 @@ Reader::Reader(const Package &package, size_t plan, uint8_t *arena, int readers,
 }
 
 void Reader::add(std::vector<Item> &items, std::vector<Part> &parts, uint32_t segment, uint32_t lead, uint8_t *place) {
+    // Parts of one size, as near to read_bytes as whole pieces allow: a short last one would cost nearly as much.
     const uint64_t size = package_.segments[segment].size;
-    for (uint64_t at = 0; at < size; at += read_bytes_)
+    const uint64_t each = round_up(ceil_div(size, ceil_div(size, read_bytes_)), PIECE);
+    for (uint64_t at = 0; at < size; at += each)
         parts.push_back({static_cast<uint32_t>(items.size()),
-                         static_cast<uint32_t>(std::min<uint64_t>(read_bytes_, size - at)), at});
-    items.push_back({segment, lead, static_cast<uint32_t>(ceil_div(size, read_bytes_)), place});
+                         static_cast<uint32_t>(std::min<uint64_t>(each, size - at)), at});
+    items.push_back({segment, lead, static_cast<uint32_t>(ceil_div(size, each)), place});
 }
 
 Reader::~Reader() {

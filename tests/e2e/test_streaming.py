@@ -17,7 +17,7 @@ from n730c.package import read_package
 from n730c.runtime import find_runtime
 from tests.e2e.conftest import n730_exec
 
-OVERHEAD = 24 << 20
+OVERHEAD = 12 << 20
 RANDOM = ("--temperature", "1", "--seed", "3", "--ids")
 
 
