@@ -46,7 +46,8 @@ std::string str(uint64_t n) { return std::to_string(n); }
 
 void read_bytes(const Source &source, uint64_t offset, void *out, size_t n) {
     if (!source.read(offset, out, n))
-        throw PackageError("E_OPEN", "cannot read " + str(n) + " bytes at " + str(offset));
+        throw PackageError("E_OPEN", "the package cannot be read", str(n) + " bytes at " + str(offset),
+                           "an error of the disk", "Check the disk, or copy the file again.");
 }
 
 // Reads [offset, offset + size) piece by piece; `fn(data, n)` sees each.
