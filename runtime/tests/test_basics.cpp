@@ -81,11 +81,11 @@ TEST_CASE("the first plan that fits is taken") {
     };
     CHECK(taken(0, 0) == 0); // nothing known, nothing asked
     CHECK(taken(0, 8000) == 0);
-    CHECK(taken(0, 4024) == 0); // with what the process takes beside
-    CHECK(taken(0, 4023) == 1);
-    CHECK(taken(4024, 8000) == 0);
-    CHECK(taken(4023, 8000) == 1);
-    CHECK(taken(4024, 1500) == 2);
-    CHECK(taken(1023, 8000) == -1);
+    CHECK(taken(0, 4012) == 0); // with what the process takes beside
+    CHECK(taken(0, 4011) == 1);
+    CHECK(taken(4012, 8000) == 0);
+    CHECK(taken(4011, 8000) == 1);
+    CHECK(taken(4012, 1500) == 2);
+    CHECK(taken(1011, 8000) == -1);
     CHECK(taken(0, 1000) == -1);
 }
