@@ -232,6 +232,9 @@ class Event:
     c: int = 0
 
 
+OVERHEAD = 12 << 20  # bytes that n730-exec may take beside the arena
+
+
 @dataclass(frozen=True)
 class Plan:
     """One way to run the program within one memory size. All sizes and offsets in bytes."""
@@ -253,6 +256,11 @@ class Plan:
     disk_bytes_per_s: float = 0.0  # what the plan counts on
     read_bytes: int = PIECE  # of one read
     reads_in_flight: int = 1
+
+    @property
+    def ram_bytes(self) -> int:
+        """What the whole process takes at most."""
+        return self.arena_bytes + OVERHEAD
 
 
 @dataclass(frozen=True)

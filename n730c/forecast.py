@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from n730c.artifacts import Plan, Program
+from n730c.artifacts import OVERHEAD, Plan, Program
 from n730c.errors import N730Error, UsageError
 from n730c.frontend.model import load_graph
 from n730c.frontend.tokenizer import compile_tokenizer
@@ -16,7 +16,7 @@ from n730c.ir.core import Graph
 from n730c.package import read_package
 from n730c.passes import run_passes
 from n730c.passes.lower import lower
-from n730c.passes.plan import OVERHEAD, Choice, Planner
+from n730c.passes.plan import Choice, Planner
 from n730c.passes.precision import PRECISIONS, assign_uniform, kv_format
 from n730c.pipeline import PASSES, choose_context
 from n730c.target import Target
@@ -50,7 +50,7 @@ class Forecast:
             "fits": plan is not None,
             "precision": self.precision,
             "context": self.context,
-            "ram_bytes": plan.arena_bytes + OVERHEAD if plan else self.least_bytes,
+            "ram_bytes": plan.ram_bytes if plan else self.least_bytes,
             "vram_bytes": plan.vram_bytes if plan else 0,
             "disk_bytes_per_token": plan.disk_bytes_per_token if plan else 0,
             "decode_tokens_per_s": plan.decode_tokens_per_s if plan else 0.0,

@@ -8,8 +8,8 @@ from itertools import accumulate
 
 from jinja2 import Environment, StrictUndefined
 
-from n730c.artifacts import Plan, Program, Tier
-from n730c.passes.plan import OVERHEAD, Choice, Planner
+from n730c.artifacts import OVERHEAD, Plan, Program, Tier
+from n730c.passes.plan import Choice, Planner
 from n730c.report import show_size
 
 _PAGE = """<!DOCTYPE html>
@@ -89,7 +89,7 @@ def draw(title: str, planner: Planner, choice: Choice) -> str:
         summary=summary,
         period=f"{period * 1e3:.1f} ms",
         lanes=_lanes(planner, choice),
-        total=show_size(plan.arena_bytes + OVERHEAD),
+        total=show_size(plan.ram_bytes),
         parts=_parts(planner.program, plan, planner.tokenizer_bytes),
         segments=_segments(planner.program, plan),
     )

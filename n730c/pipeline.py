@@ -29,7 +29,7 @@ from n730c.package.layout import MAGIC
 from n730c.passes import Pass, run_passes
 from n730c.passes.fuse_silu_mul import FuseSiluMul
 from n730c.passes.lower import lower
-from n730c.passes.plan import OVERHEAD, Planner, fit_context
+from n730c.passes.plan import Planner, fit_context
 from n730c.passes.precision import assign_uniform, kv_format
 from n730c.progress import Stages
 from n730c.quant import encode, encode_vector
@@ -132,7 +132,7 @@ def summarize(package: Path, program: Program, plan: Plan, target: Target, preci
         "tensors": len(program.tensors),
         "steps": len(program.steps),
         "plan": {
-            "ram_bytes": plan.arena_bytes + OVERHEAD,
+            "ram_bytes": plan.ram_bytes,
             "vram_bytes": plan.vram_bytes,
             "context": plan.context,
             "disk_bytes_per_token": plan.disk_bytes_per_token,
@@ -177,7 +177,7 @@ def build(options: Options, console: Console) -> dict[str, Any]:
         later = [("precision", formats), ("program", program), *((f"plan_{i}", plan) for i, plan in enumerate(plans))]
         for number, (name, value) in enumerate(later, len(PASSES) + 1):
             dump_value(options.dump, f"{number:02}_{name}", value)
-        done(1, 1, f"{plans[0].arena_bytes / 2**20:.0f} MiB of RAM")
+        done(1, 1, f"{plans[0].ram_bytes / 2**20:.0f} MiB of RAM")
 
         done = stages.begin("making kernels")
         images, kernels = build_images(program.kernels, target.isa_level, tune=options.tune, progress=done)

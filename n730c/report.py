@@ -74,8 +74,8 @@ def print_package(facts: dict[str, Any], console: Console) -> None:
     plans = Table("plan", "RAM", "context", "MB a token", "decode t/s", "prefill t/s", "first token s", title=title)
     for i, plan in enumerate(facts["plans"]):
         plans.add_row(
-            str(i),
-            show_size(plan["arena_bytes"]),
+            str(i + 1),
+            show_size(plan["ram_bytes"]),
             str(plan["context"]),
             f"{plan['disk_bytes_per_token'] / 1e6:.0f}",
             _speed(plan["decode_tokens_per_s"]),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import tomllib
 from importlib import resources
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Self
 
 from pydantic import (
     BaseModel,
@@ -17,6 +17,7 @@ from pydantic import (
     PositiveInt,
     ValidationError,
     field_validator,
+    model_validator,
 )
 
 from n730c.artifacts import PIECE, Isa
@@ -45,6 +46,7 @@ class Target(BaseModel):
     ram_bytes: PositiveInt = Field(description="RAM left for us beside the operating system")
     ram_bytes_per_s: PositiveFloat = Field(description="sustained read bandwidth, all cores together")
     disk_bytes_per_s: PositiveFloat = Field(description="sequential read bandwidth, past the page cache")
+    disk_bytes_per_s_beside_ram: PositiveFloat = Field(description="the same while all cores read RAM; at most as much")
     disk_seek_s: NonNegativeFloat = Field(description="what a read costs more that does not start where the last ended")
     disk_read_bytes: PositiveInt = Field(description="size of one read that was found best, a multiple of 256 KiB")
     disk_reads_in_flight: PositiveInt = Field(description="reads at once that were found best, at most 64")
@@ -68,6 +70,12 @@ class Target(BaseModel):
         if count > 64:
             raise ValueError("expected at most 64")
         return count
+
+    @model_validator(mode="after")
+    def _not_faster_beside_ram(self) -> Self:
+        if self.disk_bytes_per_s_beside_ram > self.disk_bytes_per_s:
+            raise ValueError("disk_bytes_per_s_beside_ram: expected at most disk_bytes_per_s")
+        return self
 
     @property
     def isa_level(self) -> Isa:

@@ -59,7 +59,7 @@ def describe(package: Package) -> dict[str, Any]:
         },
         "plans": [
             {
-                "arena_bytes": p.arena_bytes,
+                "ram_bytes": p.ram_bytes,
                 "vram_bytes": p.vram_bytes,
                 "context": p.context,
                 "batch": p.batch,

@@ -15,6 +15,7 @@ from functools import cached_property
 
 from n730c.artifacts import (
     NONE,
+    OVERHEAD,
     PAGE,
     PIECE,
     Action,
@@ -36,8 +37,7 @@ from n730c.target import Target
 BATCH = 64  # prompt tokens of one prefill pass: weights are read once a pass
 HEAD_BATCH = 8
 PROMPT = 128  # tokens of the prompt that "time to first token" stands for
-OVERHEAD = 12 << 20  # bytes that n730-exec may take beside the arena
-SLOTS = (2, 3, 4, 6, 8, 12)
+SLOTS = (3, 4, 6, 8, 12)  # with two, every hiccup of disk or scheduler is lost: measured, 5 to 10 % of the speed
 RUNS = (1, 4, 16)  # streamed segments in a row: a disk that seeks slowly wants several
 SLOW_SEEK = 1 << 20  # bytes that the disk could read in the time of a seek, from which on that counts
 LEAST_CONTEXT = 256  # tokens; less is taken only if asked for
@@ -191,7 +191,9 @@ class Planner:
             ring = self._ring(choice)
             assert ring is not None
             self._timelines[key] = simulate(
-                self._steps(choice.streamed, choice.rows, tokens), self._reads(choice.streamed, ring[1])
+                self._steps(choice.streamed, choice.rows, tokens),
+                self._reads(choice.streamed, ring[1]),
+                self.target.disk_bytes_per_s_beside_ram / self.target.disk_bytes_per_s,
             )
         return self._timelines[key]
 

@@ -1,4 +1,5 @@
 """Replay a plan against a target's numbers: one disk that reads in order, one processor that walks through the steps.
+Both use the RAM: a disk that is fast beside it reads more slowly while the processor computes.
 
 The rules are those of FORMAT.md, SCHEDULE: a read begins when the disk is free and its place in the ring is released,
 a step begins when the segments it needs are there, reading runs on over the border between two passes. Decoding
@@ -7,6 +8,7 @@ speed is the period that the passes settle into.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import accumulate
@@ -46,11 +48,42 @@ class Timeline:
     waited: float  # seconds of the period in which the processor waits for the disk
 
 
-def simulate(steps: Sequence[float], reads: Sequence[Read], passes: int = PASSES, settled: int = SETTLED) -> Timeline:
-    """``steps``: seconds of each step. ``reads``: in order, ``first`` and ``last`` not decreasing."""
+class _Disk:
+    """Reads one after the other, at ``beside`` of its speed while the processor computes."""
+
+    def __init__(self, beside: float) -> None:
+        self.beside = beside
+        self.free = 0.0
+        self.computing: deque[tuple[float, float]] = deque()  # when the processor computes, where not read past yet
+
+    def read(self, start: float, seconds: float) -> float:
+        """The end of a read that begins at ``start``, not before the last one's end, and takes ``seconds`` alone."""
+        while self.computing and self.beside < 1.0:
+            begin, end = self.computing[0]
+            if seconds <= begin - start:
+                break
+            if end > start:
+                seconds -= max(0.0, begin - start)
+                start = max(start, begin)
+                if seconds <= (end - start) * self.beside:
+                    return start + seconds / self.beside
+                seconds -= (end - start) * self.beside
+                start = end
+            self.computing.popleft()
+        return start + seconds
+
+
+def simulate(
+    steps: Sequence[float], reads: Sequence[Read], beside: float = 1.0, passes: int = PASSES, settled: int = SETTLED
+) -> Timeline:
+    """``steps``: seconds of each step. ``reads``: in order, ``first`` and ``last`` not decreasing.
+
+    ``beside``: the disk's speed while the processor computes, as a part of its speed alone.
+    """
     until = (0.0, *accumulate(steps))  # seconds of the steps before each
     count = len(reads)
-    clock = disk = 0.0
+    clock = 0.0
+    disk = _Disk(beside)
     released: list[float] = []  # when each read's place became free, counted through the passes
     ends: list[float] = []  # of passes
     read_spans: list[Span] = []
@@ -70,19 +103,21 @@ def simulate(steps: Sequence[float], reads: Sequence[Read], passes: int = PASSES
             clock += until[read.first] - until[at]
             if read.first > at:
                 runs.append(Span(at, read.first - at, start, clock))
+                disk.computing.append((start, clock))
             at = read.first
             before = turn * count + i - read.lead
-            start = max(disk, released[before]) if before >= 0 else disk
-            disk = start + read.seconds
-            read_spans.append(Span(i, 1, start, disk))
-            if disk > clock:
-                waited += disk - clock
-                clock = disk
+            start = max(disk.free, released[before]) if before >= 0 else disk.free
+            disk.free = disk.read(start, read.seconds)
+            read_spans.append(Span(i, 1, start, disk.free))
+            if disk.free > clock:
+                waited += disk.free - clock
+                clock = disk.free
         for read in reads[used:]:
             released.append(clock + until[read.last + 1] - until[at])
         start = clock
         clock += until[-1] - until[at]
         runs.append(Span(at, len(steps) - at, start, clock))
+        disk.computing.append((start, clock))
         ends.append(clock)
     period = (ends[-1] - ends[settled - 1]) / (passes - settled)
     return Timeline(period, begin, tuple(read_spans), tuple(runs), waited)

@@ -66,7 +66,7 @@ int bench(const RunOptions &run, const BenchOptions &options) {
                 .add("prefill_tokens_per_s", prefill_rate)
                 .add("decode_tokens_per_s", decode_rate)
                 .add("peak_rss_bytes", platform::peak_rss())
-                .add("planned_ram_bytes", plan.arena_bytes)
+                .add("planned_ram_bytes", plan.ram_bytes())
                 .add("predicted_prefill_tokens_per_s", plan.prefill_tokens_per_s)
                 .add("predicted_decode_tokens_per_s", plan.decode_tokens_per_s)
                 .add("disk_bytes_per_token", plan.disk_bytes_per_token)
@@ -87,7 +87,7 @@ int bench(const RunOptions &run, const BenchOptions &options) {
         put("prefill " + std::to_string(prompt) + " tokens at " + format_number(prefill_rate) + "/s (predicted " +
             format_number(plan.prefill_tokens_per_s) + ")\ndecode " + std::to_string(gen) + " tokens at " +
             format_number(decode_rate) + "/s (predicted " + format_number(plan.decode_tokens_per_s) +
-            ")\npeak memory " + format_size(platform::peak_rss()) + " (planned " + format_size(plan.arena_bytes) +
+            ")\npeak memory " + format_size(platform::peak_rss()) + " (planned " + format_size(plan.ram_bytes()) +
             ")\n" +
             (model.reader.reads() > 0
                  ? "read from disk " + format_size(static_cast<uint64_t>(disk_rate)) + "/s while decoding (counted on: " +

@@ -65,7 +65,7 @@ void print_stats(const Model &model, const Timing &t) {
     say("prefill " + std::to_string(t.prompt) + " tokens at " + rate(t.prompt, t.prefill) + "/s (predicted " +
         format_number(model.plan().prefill_tokens_per_s) + "), decode " + std::to_string(t.decoded) + " tokens at " +
         rate(t.decoded, t.decode) + "/s (predicted " + format_number(model.plan().decode_tokens_per_s) + ")");
-    say("peak memory " + format_size(platform::peak_rss()) + " (planned " + format_size(model.plan().arena_bytes) +
+    say("peak memory " + format_size(platform::peak_rss()) + " (planned " + format_size(model.plan().ram_bytes()) +
         "), " + std::to_string(model.pool.size()) + " threads, kernels: " + model.kernels.describe() + ", loaded in " +
         format_number(model.load_seconds) + " s");
     if (model.reader.reads() > 0)

@@ -47,7 +47,7 @@ std::string as_json(const Package &package, const std::string &path, const PlanC
             JsonObject().add("tensors", sum.tensors).add("weights", sum.weights).add("bytes", sum.bytes).text());
     const std::string plans = json_array(package.plans, [](const Plan &p) {
         return JsonObject()
-            .add("ram_bytes", p.arena_bytes)
+            .add("ram_bytes", p.ram_bytes())
             .add("vram_bytes", uint64_t(0))
             .add("context", uint64_t(p.context))
             .add("batch", uint64_t(p.batch))
@@ -99,11 +99,11 @@ std::string as_text(const Package &package, const std::string &path, const PlanC
                format_size(sum.bytes) + "\n";
     for (size_t i = 0; i < package.plans.size(); ++i) {
         const Plan &p = package.plans[i];
-        out += "plan " + std::to_string(i) + ": " + format_size(p.arena_bytes) + " of RAM, context " +
+        out += "plan " + std::to_string(i + 1) + ": " + format_size(p.ram_bytes()) + " of RAM, context " +
                std::to_string(p.context) + ", predicted " + format_number(p.decode_tokens_per_s) +
                " tokens/s, first token after " + format_number(p.first_token_s) + " s\n";
     }
-    out += "taken here: " + (choice.plan ? "plan " + std::to_string(*choice.plan) : "none") + ", " + choice.why + "\n";
+    out += "taken here: " + (choice.plan ? "plan " + std::to_string(*choice.plan + 1) : "none") + ", " + choice.why + "\n";
     for (const Image &image : package.images) {
         const auto [none, by_template, tvm] = count_makers(package, image);
         out += std::string("image ") + isa_name(image.isa) + ": " + format_size(image.size) + ", kernels by template " +

@@ -20,11 +20,11 @@ PlanChoice choose_plan(const Package &package, uint64_t ram, uint64_t free_ram) 
     const uint64_t unlimited = ~uint64_t(0);
     const uint64_t limit = std::min(ram == 0 ? unlimited : ram, free_ram == 0 ? unlimited : free_ram);
     for (size_t i = 0; i < package.plans.size(); ++i)
-        if (package.plans[i].arena_bytes + OVERHEAD <= limit) {
+        if (package.plans[i].ram_bytes() <= limit) {
             if (limit == unlimited) return {i, "the largest"};
             return {i, "the first that fits " + format_size(limit) + (ram != 0 && limit == ram ? " of --ram" : " of free memory")};
         }
-    const std::string need = format_size(package.plans.back().arena_bytes + OVERHEAD);
+    const std::string need = format_size(package.plans.back().ram_bytes());
     if (ram != 0 && limit == ram)
         return {{},
                 "not enough memory by --ram (expected at least " + need + ", found " + format_size(ram) +
@@ -77,7 +77,7 @@ void Model::load() {
 void Model::say_plan() const {
     if (plan_index == 0 && reader.reads() == 0) return;
     say("plan " + std::to_string(plan_index + 1) + " of " + std::to_string(package.plans.size()) + ": " +
-        format_size(plan().arena_bytes + OVERHEAD) + " of RAM, " + format_size(plan().disk_bytes_per_token) +
+        format_size(plan().ram_bytes()) + " of RAM, " + format_size(plan().disk_bytes_per_token) +
         " read from disk a token, predicted " + format_number(plan().decode_tokens_per_s) + " tokens/s");
 }
 

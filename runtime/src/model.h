@@ -35,14 +35,11 @@ struct RunOptions {
     KernelChoice kernels = KernelChoice::AUTO;
 };
 
-// Memory that the process takes beside the arena: at most this.
-constexpr uint64_t OVERHEAD = uint64_t(12) << 20;
-
 struct PlanChoice {
     std::optional<size_t> plan; // none: nothing fits
     std::string why;            // in words, either way
 };
-// The first plan whose arena and OVERHEAD fit `ram` (if not 0) and what is really free (if known, not 0).
+// The first plan that fits `ram` (if not 0) and what is really free (if known, not 0).
 PlanChoice choose_plan(const Package &package, uint64_t ram, uint64_t free_ram);
 
 // One planned piece of memory.

@@ -88,6 +88,7 @@ std::string describe(const std::string &name, const ComputeNumbers &cpu, const D
         .add("ram_bytes", cpu.ram_bytes)
         .add("ram_bytes_per_s", cpu.ram_bytes_per_s)
         .add("disk_bytes_per_s", disk.bytes_per_s)
+        .add("disk_bytes_per_s_beside_ram", disk.bytes_per_s_beside_ram)
         .add("disk_seek_s", disk.seek_s)
         .add("disk_read_bytes", static_cast<uint64_t>(disk.read_bytes))
         .add("disk_reads_in_flight", static_cast<uint64_t>(disk.in_flight))
@@ -107,6 +108,8 @@ std::string describe(const std::string &name, const ComputeNumbers &cpu, const D
                                     " on huge pages, all cores, median of 9 rounds")
         .add("disk_bytes_per_s", measured + "sequential reads of a file of " + mib(disk.file_bytes) + ", " + how + ", " +
                                      reads + ", median of 5 rounds of 0.4 s")
+        .add("disk_bytes_per_s_beside_ram",
+             measured + reads + ", while all cores read RAM against alone, in turn, median of 5")
         .add("disk_seek_s",
              measured + reads + ", every fourth place of the file against all in order, a read, median of 5")
         .add("disk_read_bytes", measured + "the least memory in flight within 3 % of the best of 24 combinations")

@@ -5,8 +5,10 @@
 #include "platform.h"
 
 #include <algorithm>
+#include <atomic>
 #include <cstdint>
 #include <string>
+#include <thread>
 #include <vector>
 
 namespace n730 {
@@ -55,6 +57,22 @@ struct ComputeNumbers {
 // Takes a few seconds. Throws Error, Interrupted.
 ComputeNumbers probe_compute();
 
+// All cores read RAM for as long as it lives.
+class RamTraffic {
+  public:
+    RamTraffic();
+    ~RamTraffic();
+    RamTraffic(const RamTraffic &) = delete;
+    RamTraffic &operator=(const RamTraffic &) = delete;
+
+  private:
+    const Isa isa_;
+    const Pages memory_;
+    std::atomic<bool> stopped_{false};
+    std::atomic<uint64_t> kept_{0};
+    std::vector<std::thread> threads_;
+};
+
 // How reads were found to be fastest.
 struct DiskNumbers {
     struct Cell {
@@ -65,6 +83,7 @@ struct DiskNumbers {
     uint32_t read_bytes = 0;
     int in_flight = 0;
     double bytes_per_s = 0;
+    double bytes_per_s_beside_ram = 0; // while all cores read RAM
     double seek_s = 0;
     bool direct = false; // past the page cache
     uint64_t file_bytes = 0;

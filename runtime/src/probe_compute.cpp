@@ -19,6 +19,7 @@ namespace {
 
 constexpr uint64_t MIB = uint64_t(1) << 20;
 constexpr uint64_t READ_BYTES = 256 * MIB; // far beyond any cache of these PCs
+constexpr uint64_t TRAFFIC_BYTES = 128 * MIB;
 constexpr uint64_t LEAST_MARGIN = 256 * MIB;
 constexpr int ROUNDS = 9;
 constexpr double ROUND_SECONDS = 0.02;
@@ -177,6 +178,22 @@ double step_cost(ThreadPool &pool, Progress &progress) {
 }
 
 } // namespace
+
+RamTraffic::RamTraffic() : isa_(cpu_isa()), memory_(TRAFFIC_BYTES) {
+    std::memset(memory_.data(), 1, TRAFFIC_BYTES);
+    const auto cores = static_cast<uint64_t>(platform::physical_cores());
+    const uint64_t each = TRAFFIC_BYTES / cores / 4096 * 4096;
+    for (uint64_t i = 0; i < cores; ++i)
+        threads_.emplace_back([this, i, each] {
+            while (!stopped_.load(std::memory_order_relaxed))
+                kept_.fetch_xor(read_all_of(memory_.data() + i * each, each, isa_, 3072));
+        });
+}
+
+RamTraffic::~RamTraffic() {
+    stopped_ = true;
+    for (std::thread &thread : threads_) thread.join();
+}
 
 ComputeNumbers probe_compute() {
     ComputeNumbers out;

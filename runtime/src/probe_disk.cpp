@@ -148,6 +148,19 @@ void measure_reads(Reader &reader, DiskNumbers &out) {
     out.read_bytes = chosen.bytes, out.in_flight = chosen.in_flight, out.bytes_per_s = chosen.rate;
 }
 
+// The disk's share of its speed while all cores read RAM: a disk that is fast beside the RAM has to share it.
+double measure_beside_ram(Reader &reader, uint32_t size, int depth) {
+    Progress progress("reading beside RAM", ROUNDS, "rounds");
+    std::vector<double> shares;
+    for (int i = 0; i < ROUNDS; ++i) {
+        const double alone = reader.rate(size, depth, ROUND_SECONDS);
+        const RamTraffic traffic;
+        shares.push_back(reader.rate(size, depth, ROUND_SECONDS) / alone);
+        progress.advance(1);
+    }
+    return std::min(1.0, median(shares));
+}
+
 // What one read costs more that does not start where the one before ended, with as many in flight as were found best.
 double measure_seek(Reader &reader, uint32_t size, int depth) {
     Progress progress("skipping through it", ROUNDS, "rounds");
@@ -193,6 +206,7 @@ DiskNumbers probe_disk(const std::string &where, uint64_t bytes) {
     Reader reader(file, out.direct, memory.data());
     out.file_bytes = reader.bytes();
     measure_reads(reader, out);
+    out.bytes_per_s_beside_ram = out.bytes_per_s * measure_beside_ram(reader, out.read_bytes, out.in_flight);
     out.seek_s = measure_seek(reader, out.read_bytes, out.in_flight);
     return out;
 }

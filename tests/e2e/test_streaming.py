@@ -17,7 +17,6 @@ from n730c.package import read_package
 from n730c.runtime import find_runtime
 from tests.e2e.conftest import n730_exec
 
-OVERHEAD = 12 << 20
 RANDOM = ("--temperature", "1", "--seed", "3", "--ids")
 
 
@@ -30,7 +29,7 @@ def logits(package: Path, ids: Path, folder: Path, *options: str) -> bytes:
 
 def budgets(package: Path) -> list[int]:
     """What each plan takes as a whole process, bytes."""
-    return [plan.arena_bytes + OVERHEAD for plan in read_package(package).plans]
+    return [plan.ram_bytes for plan in read_package(package).plans]
 
 
 def test_every_budget_gives_the_same_bits(streamed: Path, ids: Path, tmp_path: Path) -> None:

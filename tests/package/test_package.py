@@ -115,7 +115,7 @@ def test_describe(tmp_path: Path) -> None:
     )
     assert facts["kernels"][0]["makers"] == {"SSE2": "NONE", "AVX2": "NONE"}
     assert facts["kernels"][1]["makers"] == {"SSE2": "TEMPLATE", "AVX2": "TEMPLATE"}
-    assert facts["plans"][0]["arena_bytes"] == made.plans[0].arena_bytes
+    assert facts["plans"][0]["ram_bytes"] == made.plans[0].ram_bytes
 
 
 def test_extract(tmp_path: Path) -> None:

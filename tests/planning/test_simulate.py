@@ -29,6 +29,17 @@ def test_two_slots_hide_computing_behind_a_slow_disk() -> None:
     assert simulate((1.0, 1.0), reads).period == pytest.approx(6.0)
 
 
+def test_a_disk_beside_a_busy_processor_is_slower() -> None:
+    """Of a period of T the processor computes 2, in which the disk does half as much: T - 2 + 1 = 6."""
+    reads = (Read(3.0, 2, 0, 0), Read(3.0, 2, 1, 1))
+    assert simulate((1.0, 1.0), reads, beside=0.5).period == pytest.approx(7.0)
+
+
+def test_a_read_that_began_beside_computing_ends_alone() -> None:
+    """Released at 2.5, half as fast until 5 (1.25 of the 2 done), then alone and waited for: 0.75."""
+    assert simulate((2.5, 2.5), (Read(2.0, 1, 0, 0),), beside=0.5).period == pytest.approx(5.75)
+
+
 def test_two_slots_hide_a_quick_disk_behind_computing() -> None:
     reads = (Read(1.0, 2, 0, 0), Read(1.0, 2, 1, 1))
     timeline = simulate((3.0, 3.0), reads)

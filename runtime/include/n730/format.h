@@ -131,12 +131,16 @@ struct Program {
     uint32_t head_first, logits, vocab;
 };
 
+// Memory that the process takes beside the arena: at most this.
+constexpr uint64_t OVERHEAD = uint64_t(12) << 20;
+
 struct Plan {
     uint64_t arena_bytes, disk_bytes_per_token, tokenizer_offset;
     uint32_t context, batch, head_batch;
     uint32_t schedule_first, schedule_count;
     double decode_tokens_per_s, prefill_tokens_per_s, first_token_s, disk_bytes_per_s;
     uint32_t read_bytes, reads_in_flight;
+    uint64_t ram_bytes() const { return arena_bytes + OVERHEAD; } // what the whole process takes at most
 };
 
 struct Placement {
