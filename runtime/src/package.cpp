@@ -1,5 +1,6 @@
 // Header, section table and the reading of bytes; the tables themselves are in the package_*.cpp beside.
 #include "package.h"
+#include "builtin_kernels.h"
 #include "hash.h"
 #include "tokenizer.h"
 #include "utf8.h"
@@ -212,9 +213,10 @@ std::vector<uint8_t> read_section(const Package &package, SectionKind kind) {
 
 bool pieces_match(const Package &package, size_t index, uint64_t at, const uint8_t *data, size_t n) {
     if (!package.options.check_hashes) return true;
+    const auto hash = cpu_isa() >= Isa::AVX2 ? xxh3_avx2 : xxh3;
     const uint64_t *sum = &package.sums[package.segments[index].first_sum + at / PIECE];
     for (size_t done = 0; done < n; done += PIECE)
-        if (xxh3(data + done, std::min<size_t>(PIECE, n - done)) != *sum++) return false;
+        if (hash(data + done, std::min<size_t>(PIECE, n - done)) != *sum++) return false;
     return true;
 }
 

@@ -112,7 +112,7 @@ std::string describe(const std::string &name, const ComputeNumbers &cpu, const D
              measured + reads + ", while all cores read RAM against alone, in turn, median of 5")
         .add("disk_seek_s",
              measured + reads + ", every fourth place of the file against all in order, a read, median of 5")
-        .add("disk_read_bytes", measured + "the least memory in flight within 3 % of the best of 24 combinations")
+        .add("disk_read_bytes", measured + "the least memory in flight within 6 % of the best of 24 combinations")
         .add("disk_reads_in_flight", measured + "as disk_read_bytes")
         .add("vram_bytes", "not measured: graphics cards are not used yet")
         .add("vram_bytes_per_s", "not measured: graphics cards are not used yet")
