@@ -32,6 +32,11 @@ class StepOp(IntEnum):
     ADD = 10
     MUL = 11
     SILU = 12
+    ROUTE = 13
+    ZERO = 14
+    EXPERT = 15
+    COMBINE = 16
+    GATE = 17
 
 
 class BufferKind(IntEnum):
@@ -53,6 +58,7 @@ class Tier(IntEnum):
     STREAM = 1  # read in every pass, into its place in the ring
     VRAM = 2
     ROWS = 3  # an embedding of which only the rows that are asked for are read
+    EXPERT = 4  # read when a token chooses it, into a place of the cache of experts
 
 
 class Isa(IntEnum):
@@ -256,6 +262,8 @@ class Plan:
     disk_bytes_per_s: float = 0.0  # what the plan counts on
     read_bytes: int = PIECE  # of one read
     reads_in_flight: int = 1
+    experts_offset: int = 0  # of the cache of experts, in the arena
+    expert_places: int = 0  # each as large as the largest segment of tier EXPERT
 
     @property
     def ram_bytes(self) -> int:

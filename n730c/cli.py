@@ -59,12 +59,17 @@ class KV(StrEnum):
 
 @app.command()
 def build(
-    model: Annotated[Path, typer.Argument(help="Hugging Face model folder: config.json, safetensors, tokenizer.json")],
+    model: Annotated[
+        Path, typer.Argument(help="Hugging Face model folder (config.json, safetensors, tokenizer.json) or GGUF file")
+    ],
     target: Annotated[str, typer.Option(help="name of a target (see `n730c targets`) or a TOML file")],
     output: Annotated[
         Path | None, typer.Option("-o", "--output", help="package to write [default: MODEL.n730]")
     ] = None,
-    precision: Annotated[Precision, typer.Option(help="bits of the linear layers")] = Precision.int4,
+    precision: Annotated[
+        Precision | None,
+        typer.Option(help="bits of the linear layers [default: int4; of a GGUF file: as each tensor is stored]"),
+    ] = None,
     kv: Annotated[
         KV | None,
         typer.Option(help="KV cache [default: fp16; with --precision bf16 or fp16, which round nothing, fp32]"),
@@ -85,7 +90,7 @@ def build(
         model=model,
         target=target,
         output=output,
-        precision=precision.value,
+        precision=precision.value if precision else None,
         kv=kv.value if kv else None,
         ram_bytes=parse_size(ram) if ram else None,
         context=context,
@@ -118,9 +123,13 @@ def build(
 
 @app.command()
 def plan(
-    source: Annotated[Path, typer.Argument(help="a Hugging Face folder (config.json is enough) or a .n730 file")],
+    source: Annotated[
+        Path, typer.Argument(help="a Hugging Face folder (config.json is enough), a GGUF file or a .n730 file")
+    ],
     target: Annotated[str, typer.Option(help="name of a target (see `n730c targets`) or a TOML file")],
-    precision: Annotated[Precision | None, typer.Option(help="bits of the linear layers [default: int4]")] = None,
+    precision: Annotated[
+        Precision | None, typer.Option(help="bits of the linear layers [default: as build would take]")
+    ] = None,
     kv: Annotated[KV | None, typer.Option(help="KV cache [default: as build would take]")] = None,
     ram: Annotated[str | None, typer.Option(metavar="SIZE", help="memory to fit in [default: the target's]")] = None,
     context: Annotated[
@@ -197,7 +206,7 @@ def verify(package: Annotated[Path, typer.Argument(help="a .n730 file")]) -> Non
 @app.command("eval")
 def evaluate(
     package: Annotated[Path, typer.Argument(help="a .n730 file")],
-    model: Annotated[Path, typer.Argument(help="the original Hugging Face folder")],
+    model: Annotated[Path, typer.Argument(help="the original: Hugging Face folder or GGUF file")],
     text: Annotated[Path, typer.Option(help="UTF-8 text that the model is measured on")],
     tokens: Annotated[int, typer.Option(min=2, help="use at most this many tokens of the text")] = 8192,
     as_json: Annotated[bool, typer.Option("--json", help="print the figures as JSON")] = False,

@@ -12,8 +12,8 @@ from rich.console import Console
 from rich.progress import Progress
 
 from n730c.errors import UsageError
-from n730c.frontend.checkpoint import open_checkpoint
 from n730c.frontend.reference import Reference
+from n730c.frontend.source import open_source
 from n730c.package import describe, read_package
 from n730c.runtime import run_runtime
 
@@ -34,9 +34,9 @@ def _check_same_model(package: Path, model: Path, sources: object) -> None:
     """Compare the files that logits depend on with the SHA-256 that the package names for them. Raises UsageError."""
     if not isinstance(sources, dict):  # written by another compiler: nothing to compare with
         return
-    found = open_checkpoint(model).sha256()
+    found = open_source(model).sha256()
     for name in sorted(sources.keys() | found.keys()):
-        decisive = name in ("config.json", "tokenizer.json") or name.endswith(".safetensors")
+        decisive = name in ("config.json", "tokenizer.json") or name.endswith((".safetensors", ".gguf"))
         if decisive and sources.get(name) != found.get(name):
             raise UsageError(
                 f"{model} is not the model of {package}: {name} differs",

@@ -9,7 +9,9 @@ from typing import Any
 
 from n730c.artifacts import OVERHEAD, Plan, Program
 from n730c.errors import N730Error, UsageError
+from n730c.frontend.gguf_file import is_gguf
 from n730c.frontend.model import load_graph
+from n730c.frontend.source import open_source, text_folder
 from n730c.frontend.tokenizer import compile_tokenizer
 from n730c.host import find_target
 from n730c.ir.core import Graph
@@ -17,8 +19,8 @@ from n730c.package import read_package
 from n730c.passes import run_passes
 from n730c.passes.lower import lower
 from n730c.passes.plan import Choice, Planner
-from n730c.passes.precision import PRECISIONS, assign_uniform, kv_format
-from n730c.pipeline import PASSES, choose_context
+from n730c.passes.precision import AS_STORED, PRECISIONS
+from n730c.pipeline import PASSES, choose_context, choose_formats
 from n730c.target import Target
 
 TOKENIZER_BYTES = 8 << 20  # assumed where there is no tokenizer.json yet: about what 128 000 tokens take
@@ -60,6 +62,9 @@ class Forecast:
             "weights_bytes": sum(s.size for s in program.segments),
             "kv_bytes": sum(c.size(self.context, self.planner.batch) for c in program.caches),
             "bits_per_weight": program.bits_per_weight,
+            "expert_hit_rate": 1 - self.planner.missed(self.choice.experts)
+            if self.choice
+            else 0.0,  # that is counted on
         }
 
 
@@ -71,13 +76,13 @@ def forecast(
     context: int | None = None,
     ram_bytes: int | None = None,
 ) -> tuple[Forecast, tuple[Forecast, ...], Target]:
-    """The forecast for a model's folder or a package, others that would suit too, and the target.
+    """The forecast for a model's folder, a GGUF file or a package, others that would suit too, and the target.
 
     A folder needs nothing but config.json. Raises N730Error for what cannot be read or is not understood.
     """
     target = find_target(target_name)
     ram = ram_bytes or target.ram_bytes
-    if source.is_file():
+    if source.is_file() and not is_gguf(source):
         if precision or kv:
             raise UsageError(
                 "--precision and --kv are for model folders", found=f"the package {source}", hint="Leave them out."
@@ -86,21 +91,26 @@ def forecast(
     graph = run_passes(load_graph(source), PASSES, None)
     tokenizer = _tokenizer_bytes(source, graph)
 
-    def of(name: str, asked: int | None) -> Forecast:
-        program = lower(graph, assign_uniform(graph, name), kv_format(kv, name))
+    checkpoint = open_source(source, weights=False)
+
+    def of(asked_for: str | None, asked: int | None) -> Forecast:
+        name, formats, cache = choose_formats(graph, checkpoint, asked_for, kv)
+        program = lower(graph, formats, cache)
         return _forecast(name, program, target, tokenizer, choose_context(asked, graph, program, ram), ram)
 
-    chosen = of(precision or "int4", context)
+    chosen = of(precision, context)
     return chosen, tuple(_others(chosen, of, context)), target
 
 
-def _others(chosen: Forecast, of: Callable[[str, int | None], Forecast], asked: int | None) -> Iterator[Forecast]:
+def _others(
+    chosen: Forecast, of: Callable[[str | None, int | None], Forecast], asked: int | None
+) -> Iterator[Forecast]:
     for name in ("fp16", "int8", "int4", "int2"):
         if name != chosen.precision and name in PRECISIONS:
             yield of(name, asked)
     shorter = chosen.context // SHORTER
     if shorter >= 1 and chosen.choice != chosen.planner.resident:
-        yield of(chosen.precision, shorter)
+        yield of(None if chosen.precision == AS_STORED else chosen.precision, shorter)
 
 
 def _forecast(name: str, program: Program, target: Target, tokenizer: int, context: int, ram_bytes: int) -> Forecast:
@@ -124,9 +134,10 @@ def _of_package(path: Path, target: Target, context: int | None, ram_bytes: int)
 
 
 def _tokenizer_bytes(folder: Path, graph: Graph) -> int:
-    if not (folder / "tokenizer.json").is_file():
+    if folder.is_dir() and not (folder / "tokenizer.json").is_file():
         return TOKENIZER_BYTES
     try:
-        return len(compile_tokenizer(folder, graph.vocab, ()))
+        with text_folder(folder) as texts:
+            return len(compile_tokenizer(texts, graph.vocab, ()))
     except N730Error:  # the build will say so; a plan can do without
         return TOKENIZER_BYTES

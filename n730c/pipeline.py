@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib import metadata
@@ -15,12 +15,15 @@ from rich.console import Console
 
 from n730c.artifacts import Plan, Program, split_block_name
 from n730c.codegen import build_images
+from n730c.dtypes import Format
 from n730c.dump import dump_value
 from n730c.errors import UsageError
 from n730c.files import destination
 from n730c.frontend.chat_template import read_chat_template
 from n730c.frontend.checkpoint import Checkpoint
+from n730c.frontend.gguf_file import is_gguf
 from n730c.frontend.model import load_model
+from n730c.frontend.source import text_folder
 from n730c.frontend.tokenizer import check_tokenizer, compile_tokenizer
 from n730c.host import find_target
 from n730c.ir.core import Graph
@@ -30,13 +33,14 @@ from n730c.passes import Pass, run_passes
 from n730c.passes.fuse_silu_mul import FuseSiluMul
 from n730c.passes.lower import lower
 from n730c.passes.plan import Planner, fit_context
-from n730c.passes.precision import assign_uniform, kv_format
+from n730c.passes.precision import AS_STORED, assign_stored, assign_uniform, kv_format
 from n730c.progress import Stages
-from n730c.quant import encode, encode_vector
+from n730c.quant import encode, encode_vector, pack
 from n730c.runtime import run_runtime
 from n730c.target import Target
 
 DEFAULT_CONTEXT = 4096
+DEFAULT_PRECISION = "int4"
 
 PASSES: tuple[Pass, ...] = (
     FuseSiluMul(),  # before lowering: one pass over the widest activations instead of two
@@ -50,7 +54,7 @@ class Options:
     model: Path
     target: str
     output: Path | None = None
-    precision: str = "int4"
+    precision: str | None = None  # None: int4, or what the model is stored in if it is quantized already
     kv: str | None = None
     ram_bytes: int | None = None
     context: int | None = None
@@ -75,6 +79,7 @@ def choose_context(asked: int | None, graph: Graph, program: Program, ram_bytes:
 def _tensor_bytes(program: Program, graph: Graph, checkpoint: Checkpoint) -> Callable[[int], bytes]:
     """A function that reads, checks and encodes one tensor of the program: nothing else of the model is in memory."""
     consts = {c.name: c.values for c in graph.consts}
+    shapes = {p.name: p.shape for p in graph.params}
 
     @lru_cache(maxsize=1)  # a matrix in blocks is read once
     def read(name: str) -> Any:
@@ -85,19 +90,45 @@ def _tensor_bytes(program: Program, graph: Graph, checkpoint: Checkpoint) -> Cal
         name, rows = split_block_name(tensor.name)
         if name in consts:
             return encode_vector(consts[name])
-        weight = read(name)[rows]
+        if not tensor.is_vector and (exact := checkpoint.fields(name, tensor.format, rows)) is not None:
+            return pack(tensor.format, *exact)
+        weight = checkpoint.rows(name, rows) if len(shapes[name]) > 2 else read(name)[rows]
         return encode_vector(weight) if tensor.is_vector else encode(weight, tensor.format, tensor.name)
 
     return encoded
 
 
-def _provenance(options: Options, checkpoint: Checkpoint, target: Target, kernels: Any) -> dict[str, Any]:
+def choose_formats(
+    graph: Graph, checkpoint: Checkpoint, precision: str | None, kv: str | None
+) -> tuple[str, Mapping[str, Format], Format]:
+    """What the precision is called, the format of every tensor, and that of the KV cache."""
+    stored = checkpoint.stored_formats()
+    if precision is not None or stored is None:
+        precision = precision or DEFAULT_PRECISION
+        return precision, assign_uniform(graph, precision), kv_format(kv, precision)
+    formats = assign_stored(graph, stored)
+    rounded = any(fmt.is_integer for fmt in formats.values())
+    return AS_STORED, formats, kv_format(kv, "int8" if rounded else "fp16")
+
+
+def _say_rounded(console: Console, again: Mapping[str, int]) -> None:
+    if again:
+        kinds = ", ".join(f"{count} of type {kind}" for kind, count in again.items())
+        console.print(
+            f"n730c: note: tensors that no format here holds bit for bit are decoded and rounded again: {kinds}.",
+            markup=False, highlight=False, soft_wrap=True,
+        )  # fmt: skip
+
+
+def _provenance(
+    options: Options, precision: str, checkpoint: Checkpoint, target: Target, kernels: Any
+) -> dict[str, Any]:
     return {
         "model": checkpoint.name.encode("utf-8", "replace").decode("utf-8"),  # folder names may be any bytes
         "sources": dict(checkpoint.sha256()),
         "compiler": {"name": "n730c", "version": metadata.version("n730c")},
         "options": {
-            "precision": options.precision,
+            "precision": precision,
             "kv": options.kv,
             "context": options.context,
             "ram_bytes": options.ram_bytes,
@@ -145,7 +176,8 @@ def summarize(package: Path, program: Program, plan: Plan, target: Target, preci
 
 def _destination(options: Options) -> Path:
     """The file to write; what stands in its way is found before the work begins. Raises UsageError."""
-    output = destination(options.output or Path(options.model.name + ".n730"), MAGIC, "package", "-o")
+    name = options.model.stem if is_gguf(options.model) else options.model.name
+    output = destination(options.output or Path(f"{name}.n730"), MAGIC, "package", "-o")
     if options.dump is not None and options.dump.exists() and not options.dump.is_dir():
         raise UsageError(
             f"cannot write the dump to {options.dump}",
@@ -157,20 +189,21 @@ def _destination(options: Options) -> Path:
 
 
 def build(options: Options, console: Console) -> dict[str, Any]:
-    """Compile a model folder to a package; returns the summary. Raises N730Error; leaves no partial file behind."""
+    """Compile a folder or GGUF file to a package; returns the summary. Raises N730Error; leaves no partial file."""
     output = _destination(options)
     target = find_target(options.target, disk=output.parent)
-    with Stages(console) as stages:
+    with text_folder(options.model) as texts, Stages(console) as stages:
         done = stages.begin("tracing the model")
         graph, checkpoint = load_model(options.model)
         graph = run_passes(graph, PASSES, options.dump)
         done(1, 1, f"{len(graph.nodes)} nodes")
 
         done = stages.begin("planning")
-        tokenizer = compile_tokenizer(options.model, graph.vocab, checkpoint.eos_ids)
-        chat = read_chat_template(options.model)
-        formats = assign_uniform(graph, options.precision)
-        program = lower(graph, formats, kv_format(options.kv, options.precision))
+        tokenizer = compile_tokenizer(texts, graph.vocab, checkpoint.eos_ids)
+        chat = read_chat_template(texts)
+        precision, formats, kv = choose_formats(graph, checkpoint, options.precision, options.kv)
+        _say_rounded(console, checkpoint.rounded_again(formats))
+        program = lower(graph, formats, kv)
         ram_bytes = options.ram_bytes or target.ram_bytes
         context = choose_context(options.context, graph, program, ram_bytes)
         plans = Planner(program, target, len(tokenizer), context).plans(ram_bytes)
@@ -184,13 +217,13 @@ def build(options: Options, console: Console) -> dict[str, Any]:
         done(1, 1, "")
 
         advance = stages.begin("quantizing")
-        meta = _provenance(options, checkpoint, target, kernels)
+        meta = _provenance(options, precision, checkpoint, target, kernels)
         encoded = _tensor_bytes(program, graph, checkpoint)
 
         def check(written: Path) -> None:
             done = stages.begin("checking")
             validate(written, full=True)
-            _check_text(written, tokenizer, options.model)
+            _check_text(written, tokenizer, texts)
             done(1, 1, "")
 
         write_package(
@@ -198,4 +231,4 @@ def build(options: Options, console: Console) -> dict[str, Any]:
             progress=lambda n, total: advance(n, total, f"{n / 2**20:.0f} / {total / 2**20:.0f} MiB"),
             check=check,
         )  # fmt: skip
-    return summarize(output, program, plans[0], target, options.precision)
+    return summarize(output, program, plans[0], target, precision)

@@ -7,7 +7,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoModelForCausalLM, LlamaConfig, PretrainedConfig, Qwen2Config
+from transformers import (
+    AutoModelForCausalLM,
+    LlamaConfig,
+    MixtralConfig,
+    OlmoeConfig,
+    PretrainedConfig,
+    Qwen2Config,
+    Qwen2MoeConfig,
+    Qwen3MoeConfig,
+)
 
 DEMO = Path(__file__).parent.parent / "examples" / "demo-model"
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja")
@@ -39,6 +48,27 @@ CONFIGS: dict[str, PretrainedConfig] = {
         hidden_size=128, intermediate_size=256, num_hidden_layers=4, num_attention_heads=4, num_key_value_heads=2,
         max_position_embeddings=512, tie_word_embeddings=True, use_sliding_window=True, max_window_layers=2,
         sliding_window=24, **_COMMON,
+    ),
+    # Mixtral: eight experts, two a token, gates normalized.
+    "mixtral": MixtralConfig(
+        hidden_size=128, intermediate_size=160, num_hidden_layers=3, num_attention_heads=4, num_key_value_heads=2,
+        max_position_embeddings=256, num_local_experts=8, num_experts_per_tok=2, tie_word_embeddings=False, **_COMMON,
+    ),
+    # Qwen2-MoE: a shared expert behind a sigmoid gate, a dense layer between, gates not normalized.
+    "qwen2_moe": Qwen2MoeConfig(
+        hidden_size=128, intermediate_size=192, moe_intermediate_size=72, shared_expert_intermediate_size=96,
+        num_hidden_layers=3, num_attention_heads=4, num_key_value_heads=4, num_experts=12, num_experts_per_tok=4,
+        mlp_only_layers=[1], norm_topk_prob=False, max_position_embeddings=256, tie_word_embeddings=True, **_COMMON,
+    ),
+    # Qwen3-MoE: many small experts, norms on q and k.
+    "qwen3_moe": Qwen3MoeConfig(
+        hidden_size=128, intermediate_size=192, moe_intermediate_size=48, num_hidden_layers=2, num_attention_heads=4,
+        num_key_value_heads=2, head_dim=32, num_experts=32, num_experts_per_tok=8, norm_topk_prob=True,
+        max_position_embeddings=256, tie_word_embeddings=False, **_COMMON,
+    ),
+    "olmoe": OlmoeConfig(
+        hidden_size=128, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=4,
+        num_experts=16, num_experts_per_tok=4, norm_topk_prob=False, max_position_embeddings=256, **_COMMON,
     ),
 }  # fmt: skip
 

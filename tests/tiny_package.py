@@ -67,6 +67,9 @@ class Shape:
     window: int = 0  # of all attentions; 0: none
     slots: int = 0  # places in the ring that the layers are streamed through; 0: all in RAM
     rows: bool = False  # the embedding is read by rows
+    experts: int = 0  # instead of one gate_proj, up_proj and down_proj
+    top_k: int = 2
+    places: int = 0  # for experts that are read when they are chosen; 0: all in RAM
     blocks: bool = False  # many small segments, and matrices of more than 16 rows cut into blocks of 16 and the rest
     seed: int = 0
 
@@ -169,6 +172,29 @@ class _Builder:
         return out
 
 
+def experts(b: _Builder, layer: int, x: int) -> int:
+    """A router, a group of steps for each expert, and a shared one behind a gate of one number."""
+    s = b.shape
+    normed = b.operand(x)
+    logits = b.project(f"layers.{layer}.router", s.experts, normed)
+    gates = b.step(StepOp.ROUTE, (logits,), s.experts, ints=(s.top_k, layer % 2))
+    total = b.step(StepOp.ZERO, (), s.hidden)
+    b.end_segment()
+    kind = b.buffers[normed].kind
+    for expert in range(s.experts):
+        at = len(b.steps)
+        chosen = b.step(StepOp.EXPERT, (normed, gates), s.hidden, kind)
+        name = f"experts.{layer}.{expert}"
+        gated = b.step(StepOp.SILU_MUL, [b.project(f"{name}.{part}", s.ffn, chosen) for part in ("gate", "up")], s.ffn)
+        result = b.project(f"{name}.down", s.hidden, b.operand(gated))
+        b.steps.append(Step(StepOp.COMBINE, (result, gates), total, layer=layer, ints=(expert,)))
+        b.steps[at] = replace(b.steps[at], ints=(expert, len(b.steps) - at - 1))
+        b.end_segment()
+    gate = b.project(f"layers.{layer}.shared_gate", 1, normed)
+    shared = b.project(f"layers.{layer}.shared", s.hidden, normed)
+    return b.step(StepOp.ADD, (total, b.step(StepOp.GATE, (shared, gate), s.hidden)), s.hidden)
+
+
 def tiny_program(shape: Shape) -> Program:
     s = shape
     b = _Builder(s)
@@ -192,6 +218,10 @@ def tiny_program(shape: Shape) -> Program:
         b.step(StepOp.KV_STORE, (heads["k"], heads["v"]), 0, ints=(i,))
         mixed = b.step(StepOp.ATTENTION, (heads["q"],), s.heads * s.head_dim, ints=(i, s.heads), floats=(0.25,))
         x = b.step(StepOp.ADD, (x, b.project(f"layers.{i}.o_proj", s.hidden, b.operand(mixed))), s.hidden)
+        if s.experts:
+            x = b.step(StepOp.ADD, (x, experts(b, i, b.norm(f"layers.{i}.post_norm.weight", x))), s.hidden)
+            b.end_segment()
+            continue
         normed = b.operand(b.norm(f"layers.{i}.post_norm.weight", x))
         gate = b.project(f"layers.{i}.gate_proj", s.ffn, normed)
         up = b.project(f"layers.{i}.up_proj", s.ffn, normed)
@@ -234,15 +264,22 @@ def tiny_plan(program: Program, context: int, shape: Shape, tokenizer_bytes: int
         tensors = program.tensors[segment.first_tensor : segment.first_tensor + segment.tensor_count]
         return all(t.name.startswith("layers.") for t in tensors)
 
+    def of_expert(segment: Segment) -> bool:
+        return program.tensors[segment.first_tensor].name.startswith("experts.")
+
     streamed = [i for i, segment in enumerate(program.segments) if shape.slots and of_layers(segment)]
     slot = max((program.segments[i].size for i in streamed), default=0)
     ring = place(shape.slots * slot, PAGE)
+    cached = [i for i, s in enumerate(program.segments) if shape.places and of_expert(s)]
+    places = place(shape.places * max((program.segments[i].size for i in cached), default=0), PAGE) if cached else 0
     placements = []
     for i, segment in enumerate(program.segments):
         if i in streamed:
             placements.append(Placement(Tier.STREAM, ring + streamed.index(i) % shape.slots * slot))
         elif i == 0 and shape.rows:
             placements.append(Placement(Tier.ROWS, place(2 * PIECE, PAGE)))
+        elif i in cached:
+            placements.append(Placement(Tier.EXPERT, 0))
         else:
             placements.append(Placement(Tier.RAM, place(segment.size, PAGE)))
     tokenizer = place(tokenizer_bytes, 64)
@@ -291,6 +328,8 @@ def tiny_plan(program: Program, context: int, shape: Shape, tokenizer_bytes: int
         disk_bytes_per_s=1e9,
         read_bytes=PIECE,
         reads_in_flight=2,
+        experts_offset=places,
+        expert_places=shape.places if cached else 0,
     )
 
 

@@ -39,6 +39,9 @@ class Call(ctypes.Structure):
         ("kv_heads", ctypes.c_int64),
         ("head_dim", ctypes.c_int64),
         ("rotary_dim", ctypes.c_int64),
+        ("expert", ctypes.c_int64),
+        ("top_k", ctypes.c_int64),
+        ("normalized", ctypes.c_int64),
         ("f", ctypes.c_float * 4),
     )
 

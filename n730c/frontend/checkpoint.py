@@ -49,7 +49,7 @@ class RawTensor:
 
 
 @dataclass(frozen=True)
-class _Entry:
+class Entry:
     """Where a tensor lies. ``offset``: bytes from the start of ``file``."""
 
     file: Path
@@ -66,7 +66,7 @@ class Checkpoint:
     folder: Path
     config: Mapping[str, Any]  # config.json
     generation: Mapping[str, Any]  # generation_config.json, or nothing
-    entries: Mapping[str, _Entry]
+    entries: Mapping[str, Entry]
 
     @property
     def name(self) -> str:
@@ -105,16 +105,36 @@ class Checkpoint:
         content = _read(entry, 0, entry.size)
         if fmt is Format.F32:
             floats = np.frombuffer(content, dtype="<f4").astype(np.float32, copy=False).reshape(entry.shape)
-            _refuse_non_finite(name, ~np.isfinite(floats))
+            refuse_non_finite(name, ~np.isfinite(floats))
             return RawTensor(fmt, floats)
         bits = np.frombuffer(content, dtype="<u2").astype(np.uint16, copy=False).reshape(entry.shape)
         exponent = np.uint16(0x7C00 if fmt is Format.F16 else 0x7F80)
-        _refuse_non_finite(name, (bits & exponent) == exponent)
+        refuse_non_finite(name, (bits & exponent) == exponent)
         return RawTensor(fmt, bits)
 
     def tensor(self, name: str) -> Array:
         """One tensor as float32, read now; same errors as ``raw``."""
         return self.raw(name).to_float32()
+
+    def rows(self, name: str, rows: slice) -> Array:
+        """Some rows of a tensor as a matrix, all axes but the last one taken together; same errors as ``raw``."""
+        tensor = self.tensor(name)
+        return tensor.reshape(-1, tensor.shape[-1])[rows] if tensor.ndim > 2 else tensor[rows]
+
+    def stored_formats(self) -> Mapping[str, Format] | None:
+        """The format that comes nearest to what each tensor is stored in, for files that are quantized already."""
+        return None
+
+    def fields(
+        self, name: str, fmt: Format, rows: slice = slice(None)
+    ) -> tuple[npt.NDArray[Any], npt.NDArray[np.float16]] | None:
+        """Fields and scales of some rows as ``quant.formats.pack`` takes them, where ``fmt`` holds what is stored bit
+        for bit; else None."""
+        return None
+
+    def rounded_again(self, formats: Mapping[str, Format]) -> Mapping[str, int]:
+        """Types of quantized tensors that ``formats`` (by name) do not hold bit for bit, and how many of each."""
+        return {}
 
     def equal(self, a: str, b: str) -> bool:
         """Whether two tensors have the same type, shape and bytes; reads them piece by piece."""
@@ -133,7 +153,7 @@ class Checkpoint:
                 hashes[path.name] = hashlib.file_digest(file, "sha256").hexdigest()
         return hashes
 
-    def _entry(self, name: str) -> _Entry:
+    def _entry(self, name: str) -> Entry:
         if name not in self.entries:
             raise UnsupportedModel(f"tensor {name} is missing", expected=f"it in {self.folder}", found="no such tensor")
         return self.entries[name]
@@ -156,15 +176,16 @@ def open_checkpoint(folder: Path, weights: bool = True) -> Checkpoint:
     try:
         return Checkpoint(
             folder=folder,
-            config=_read_json(folder / "config.json"),
-            generation=_read_json(generation) if generation.is_file() else {},
+            config=read_json(folder / "config.json"),
+            generation=read_json(generation) if generation.is_file() else {},
             entries=_read_entries(folder) if weights else {},
         )
     except OSError as error:
         raise _unreadable(folder, error) from None
 
 
-def _read_json(path: Path) -> dict[str, Any]:
+def read_json(path: Path) -> dict[str, Any]:
+    """The object in a JSON file. Raises UnsupportedModel."""
     try:
         content = json.loads(path.read_bytes())
     except (ValueError, RecursionError) as error:
@@ -174,7 +195,7 @@ def _read_json(path: Path) -> dict[str, Any]:
     return content
 
 
-def _read_entries(folder: Path) -> dict[str, _Entry]:
+def _read_entries(folder: Path) -> dict[str, Entry]:
     if (folder / _INDEX).is_file():
         return _read_shards(folder)
     if (folder / _SINGLE).is_file():
@@ -188,11 +209,11 @@ def _read_entries(folder: Path) -> dict[str, _Entry]:
     )
 
 
-def _read_shards(folder: Path) -> dict[str, _Entry]:
-    weight_map = _read_json(folder / _INDEX).get("weight_map")
+def _read_shards(folder: Path) -> dict[str, Entry]:
+    weight_map = read_json(folder / _INDEX).get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:
         raise UnsupportedModel(f"{folder / _INDEX}", expected="a weight_map with tensors", found="none")
-    headers: dict[str, dict[str, _Entry]] = {}
+    headers: dict[str, dict[str, Entry]] = {}
     entries = {}
     for name, shard in weight_map.items():
         if not isinstance(shard, str) or not shard or Path(shard).name != shard:
@@ -209,7 +230,7 @@ def _read_shards(folder: Path) -> dict[str, _Entry]:
     return entries
 
 
-def _read(entry: _Entry, start: int, size: int) -> bytes:
+def _read(entry: Entry, start: int, size: int) -> bytes:
     """``size`` bytes of a tensor's data from ``start``; the file may have changed since its header was read."""
     try:
         with entry.file.open("rb") as file:
@@ -241,7 +262,7 @@ def _corrupt(path: Path, what: str, expected: str, found: str) -> UnsupportedMod
     )
 
 
-def _read_header(path: Path) -> dict[str, _Entry]:
+def _read_header(path: Path) -> dict[str, Entry]:
     """The tensors of one safetensors file; their bytes must fill the file exactly, without gap or overlap."""
     file_size = path.stat().st_size
     with path.open("rb") as file:
@@ -274,7 +295,7 @@ def _read_header(path: Path) -> dict[str, _Entry]:
     return entries
 
 
-def _read_entry(path: Path, name: str, record: object, data_start: int) -> _Entry:
+def _read_entry(path: Path, name: str, record: object, data_start: int) -> Entry:
     if not isinstance(record, dict):
         raise _corrupt(path, f"header of tensor {name}", "an object", type(record).__name__)
     dtype, shape, span = record.get("dtype"), _naturals(record.get("shape")), _naturals(record.get("data_offsets"))
@@ -287,7 +308,7 @@ def _read_entry(path: Path, name: str, record: object, data_start: int) -> _Entr
     size = math.prod(shape) * _ITEM_BYTES[dtype]
     if span[1] - span[0] != size:
         raise _corrupt(path, f"size of tensor {name}", f"{size} bytes", str(span[1] - span[0]))
-    return _Entry(path, dtype, shape, data_start + span[0], size)
+    return Entry(path, dtype, shape, data_start + span[0], size)
 
 
 def _naturals(value: object) -> tuple[int, ...] | None:
@@ -295,7 +316,7 @@ def _naturals(value: object) -> tuple[int, ...] | None:
     return tuple(value) if isinstance(value, list) and whole else None
 
 
-def _refuse_non_finite(name: str, bad: npt.NDArray[np.bool_]) -> None:
+def refuse_non_finite(name: str, bad: npt.NDArray[np.bool_]) -> None:
     if bad.any():
         where = [int(i) for i in np.argwhere(bad)[0]]
         raise UnsupportedModel(

@@ -1,4 +1,4 @@
-"""The frontend's door: a Hugging Face folder in, the model's graph and its lazily read weights out."""
+"""The frontend's door: a Hugging Face folder or a GGUF file in, the model's graph and its lazily read weights out."""
 
 from __future__ import annotations
 
@@ -6,7 +6,9 @@ from collections.abc import Callable, Collection
 from pathlib import Path
 
 from n730c.errors import UnsupportedModel
-from n730c.frontend.checkpoint import Checkpoint, open_checkpoint
+from n730c.frontend.checkpoint import Checkpoint
+from n730c.frontend.gguf_file import is_gguf
+from n730c.frontend.source import open_source
 from n730c.ir.core import Graph
 from n730c.ir.verify import verify
 
@@ -19,12 +21,14 @@ def load_model(folder: Path) -> tuple[Graph, Checkpoint]:
     Every param of the graph names a tensor of the checkpoint that has that shape and a dtype that is understood; tied
     tensors are named once. Raises UnsupportedModel, in one line, for anything damaged or not understood.
     """
-    checkpoint = open_checkpoint(folder)
+    checkpoint = open_source(folder)
     # torch takes seconds to load: only after a broken folder has been refused
     from n730c.frontend.layers import assemble
+    from n730c.frontend.stacks import stacked
     from n730c.frontend.trace import trace
 
     traced = trace(checkpoint.config)
+    checkpoint = checkpoint if is_gguf(folder) else stacked(checkpoint)
     graph = assemble(checkpoint.name, traced, _binding(checkpoint, traced.tied))
     for param in graph.params:
         if checkpoint.shape(param.name) != param.shape:
@@ -42,7 +46,9 @@ def load_model(folder: Path) -> tuple[Graph, Checkpoint]:
 
 def load_graph(folder: Path) -> Graph:
     """The graph that config.json alone describes, for plans made before there are weights. Raises UnsupportedModel."""
-    checkpoint = open_checkpoint(folder, weights=False)
+    if is_gguf(folder):
+        return load_model(folder)[0]
+    checkpoint = open_source(folder, weights=False)
     from n730c.frontend.layers import assemble
     from n730c.frontend.trace import trace
 

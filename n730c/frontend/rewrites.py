@@ -14,6 +14,7 @@ from typing import Any, Protocol
 import torch
 from torch import fx
 
+from n730c.frontend import experts
 from n730c.frontend.values import (
     Act,
     Angles,
@@ -86,9 +87,10 @@ def _view(_: Context, node: fx.Node, x: Value, *__: Value) -> Value:
         if axis is None or shape[-1] != width or any(size != 1 for i, size in enumerate(shape[:-1]) if i != axis):
             return None
         return replace(x, axis=axis, dims=len(shape))
-    if not isinstance(x, Act) or axis != 1 or shape[0] != 1 or x.layout is Layout.HEADS_FIRST:
+    flat = axis == 0 and len(shape) == 2
+    if not isinstance(x, Act) or not (flat or (axis == 1 and shape[0] == 1)) or x.layout is Layout.HEADS_FIRST:
         return None
-    if len(shape) == 3 and shape[2] == x.width:
+    if len(shape) in (2, 3) and shape[-1] == x.width:  # experts see tokens without the batch's axis
         return Act(x.name, x.width)
     if len(shape) == 4 and shape[2] * shape[3] == x.width:
         return Act(x.name, x.width, Layout.HEADS, shape[3])
@@ -165,7 +167,7 @@ def _mul(context: Context, node: fx.Node, a: Value, b: Value) -> Value:
                 return Waved(left, right)
             case Rotated(), Wave(function="sin") if _carries(left.x, right):
                 return Waved(left.x, right)
-    return _elementwise(context, node, Op.MUL, a, b)
+    return experts.gated(context, node, a, b) or _elementwise(context, node, Op.MUL, a, b)
 
 
 def _add(context: Context, node: fx.Node, a: Value, b: Value) -> Value:
@@ -237,6 +239,7 @@ def _attention(context: Context, node: fx.Node, q: Value, k: Value, v: Value, sc
 
 
 TABLE: Mapping[str, Callable[..., Value]] = {
+    **experts.TABLE,
     "aten.sym_size": lambda _, __, x, axis: Length() if isinstance(x, Ids) and axis == 1 else None,
     "aten.embedding": _embedding,
     "aten.linear": _linear,

@@ -25,6 +25,7 @@ from transformers.masking_utils import AttentionMaskInterface
 
 from n730c.errors import UnsupportedModel
 from n730c.frontend.config import error_text, not_a_model, read_config
+from n730c.frontend.experts import EXPERTS
 
 ATTENTION = "n730"  # the name under which transformers finds our attention function
 # Arguments that transformers hands to every attention function and that do not change what it computes here.
@@ -121,6 +122,7 @@ def trace(settings: Mapping[str, Any]) -> Trace:
     with quiet():
         config = read_config(settings)
         config._attn_implementation = ATTENTION
+        config._experts_implementation = EXPERTS
         config.use_cache = False
         model = _build(copy.deepcopy(config))
         layers_path, kinds, traced = _keep_one_layer_a_kind(model)

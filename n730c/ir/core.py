@@ -25,6 +25,9 @@ class Op(Enum):
     MUL = "mul"
     ADD = "add"
     SILU_MUL = "silu_mul"
+    ROUTE = "route"
+    EXPERTS = "experts"
+    GATE = "gate"
 
 
 @dataclass(frozen=True)

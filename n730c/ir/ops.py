@@ -161,6 +161,63 @@ def silu(x: Array) -> Array:
         return np.divide(x, np.float32(1) + np.exp(-x), dtype=np.float32)
 
 
+# --- mixture of experts ---
+
+
+def _route_width(widths: tuple[int, ...], _: Mapping[str, Shape], attrs: Mapping[str, Attr]) -> int:
+    if int(attrs["top_k"]) > widths[0]:
+        raise ShapeMismatch("top_k", f"at most {widths[0]} experts", attrs["top_k"])
+    return widths[0]
+
+
+def _route(inputs: tuple[Array, ...], _: Mapping[str, Array], attrs: Mapping[str, Attr]) -> Array:
+    """Shazeer et al. 2017 as Mixtral has it: the softmax of the logits where it is among the ``top_k`` largest (of
+    equals the first), zero elsewhere; ``normalized``: divided by the sum of those. [s, experts]"""
+    scaled = np.exp(inputs[0] - inputs[0].max(axis=-1, keepdims=True))
+    chances = scaled / scaled.sum(axis=-1, keepdims=True)
+    chosen = np.argsort(-chances, axis=-1, kind="stable")[:, : int(attrs["top_k"])]
+    gates = np.zeros_like(chances)
+    np.put_along_axis(gates, chosen, np.take_along_axis(chances, chosen, axis=-1), axis=-1)
+    kept = gates.sum(axis=-1, keepdims=True) if attrs["normalized"] else np.float32(1)
+    return np.asarray(gates / kept, dtype=np.float32)
+
+
+def _experts_width(widths: tuple[int, ...], shapes: Mapping[str, Shape], _: Mapping[str, Attr]) -> int:
+    _expect("number of dimensions of gate_up and down", (3, 3), (len(shapes["gate_up"]), len(shapes["down"])))
+    experts, both, hidden = shapes["gate_up"]
+    _expect("features of x", hidden, widths[0])
+    _expect("features of the gates (experts)", experts, widths[1])
+    _expect("shape of down", (experts, hidden, both // 2), shapes["down"])
+    _expect("rows of gate_up (an even number)", 0, both % 2)
+    return widths[0]
+
+
+def _experts(inputs: tuple[Array, ...], params: Mapping[str, Array], _: Mapping[str, Attr]) -> Array:
+    """Σ gate · down(silu(gate_proj(x)) · up_proj(x)) over the experts whose gate is not zero, in their order."""
+    x, gates = inputs
+    half = params["gate_up"].shape[1] // 2
+    out = np.zeros_like(x)
+    for expert, (gate_up, down) in enumerate(zip(params["gate_up"], params["down"], strict=True)):
+        tokens = np.flatnonzero(gates[:, expert])
+        if len(tokens):
+            both = x[tokens] @ gate_up.T
+            y = (silu(both[:, :half]) * both[:, half:]) @ down.T
+            out[tokens] += gates[tokens, expert, None] * y
+    return out
+
+
+def _gate_width(widths: tuple[int, ...], _: Mapping[str, Shape], __: Mapping[str, Attr]) -> int:
+    _expect("features of the gate", 1, widths[1])
+    return widths[0]
+
+
+def _gate(inputs: tuple[Array, ...], _: Mapping[str, Array], __: Mapping[str, Attr]) -> Array:
+    """x · sigmoid(g), one g a token"""
+    x, g = inputs
+    with np.errstate(over="ignore"):
+        return np.asarray(x * (np.float32(1) / (np.float32(1) + np.exp(-g))), dtype=np.float32)
+
+
 OPS: Mapping[Op, OpSpec] = {
     Op.EMBEDDING: OpSpec(1, _embedding_width, _embedding, params=("weight",), takes_ids=True),
     Op.LINEAR: OpSpec(1, _linear_width, _linear, params=("weight",), optional=("bias",)),
@@ -182,4 +239,7 @@ OPS: Mapping[Op, OpSpec] = {
     Op.MUL: OpSpec(2, _same_width, lambda x, _, __: x[0] * x[1]),
     Op.ADD: OpSpec(2, _same_width, lambda x, _, __: x[0] + x[1]),
     Op.SILU_MUL: OpSpec(2, _same_width, lambda x, _, __: silu(x[0]) * x[1]),
+    Op.ROUTE: OpSpec(1, _route_width, _route, attrs={"top_k": int, "normalized": bool}),
+    Op.EXPERTS: OpSpec(2, _experts_width, _experts, params=("gate_up", "down")),
+    Op.GATE: OpSpec(2, _gate_width, _gate),
 }

@@ -90,7 +90,7 @@ def _check_attrs(node: Node, spec: OpSpec) -> None:
     for key, value in node.attrs:
         if type(value) is not spec.attrs[key]:
             raise _fault(node, f"type of {key}", spec.attrs[key].__name__, type(value).__name__)
-        if not (math.isfinite(value) and value > 0):
+        if not isinstance(value, bool) and not (math.isfinite(value) and value > 0):
             raise _fault(node, key, "a positive number", value)
 
 

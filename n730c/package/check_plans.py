@@ -17,6 +17,7 @@ from n730c.package.layout import (
     MAX_ARENA,
     MAX_DIM,
     MAX_LEAD,
+    MAX_PLACES,
     MAX_READ,
     BufferRecord,
     CacheRecord,
@@ -70,7 +71,14 @@ def check_plans(
         middle, stop = start + len(buffers), start + len(buffers) + len(caches)
         fixed = [(plan.tokenizer_offset, plan.tokenizer_offset + len(sections[Kind.TOKENIZER]), "the tokenizer")]
         ring: list[Range] = []
+        sizes = [segments[j].size for j, place in enumerate(mine) if place.tier == Tier.EXPERT]
+        if (plan.expert_places > 0) != bool(sizes):
+            raise _fail(i, "places for experts", "1 or more" if sizes else "0", plan.expert_places)
+        cached = max(sizes, default=0) * plan.expert_places
+        fixed.append((plan.experts_offset, plan.experts_offset + cached, "the experts"))
         for j, place in enumerate(mine):
+            if place.tier == Tier.EXPERT:
+                continue
             size = 2 * PIECE if place.tier == Tier.ROWS else segments[j].size
             extent = (place.offset, place.offset + size, f"segment {j}")
             (ring if place.tier == Tier.STREAM else fixed).append(extent)
@@ -95,13 +103,23 @@ def _check_tiers(
     tensors: Sequence[TensorRecord],
     uses: Sequence[SegmentUse],
 ) -> None:
+    experts: set[int] = set()
     for j, (place, segment, use) in enumerate(zip(places, segments, uses, strict=True)):
-        if place.tier not in (Tier.RAM, Tier.STREAM, Tier.ROWS) or place.device or place.zero or place.zeros:
-            raise _fail(i, f"placement of segment {j}", "tier 0, 1 or 3 of device 0", tuple(place))
+        if (
+            place.tier not in (Tier.RAM, Tier.STREAM, Tier.ROWS, Tier.EXPERT)
+            or place.device
+            or place.zero
+            or place.zeros
+        ):
+            raise _fail(i, f"placement of segment {j}", "tier 0, 1, 3 or 4 of device 0", tuple(place))
         if place.offset % 4096 or place.offset > MAX_ARENA:
             raise _fail(i, f"placement of segment {j}", "a multiple of 4096", place.offset)
         if place.tier == Tier.STREAM and not use.streams:
-            raise _fail(i, f"segment {j} is streamed", "tensors that steps of the body use, EMBED aside")
+            raise _fail(i, f"segment {j} is streamed", "tensors that steps of the body use, EMBED and experts aside")
+        if place.tier == Tier.EXPERT:
+            if use.expert is None or use.expert in experts or place.offset:
+                raise _fail(i, f"segment {j} is an expert's", "at offset 0, the only one of one expert", place.offset)
+            experts.add(use.expert)
         if place.tier == Tier.ROWS:
             tensor = tensors[segment.first_tensor]
             whole = segment.tensor_count == 1 and use.only_embeds and tensor.layout == 1
@@ -127,6 +145,10 @@ def _check_numbers(i: int, plan: PlanRecord) -> None:
         raise _fail(i, "reads in flight", f"1 … {MAX_LEAD}", plan.reads_in_flight)
     if not PIECE <= plan.read_bytes <= MAX_READ or plan.read_bytes % PIECE:
         raise _fail(i, "bytes of one read", f"a multiple of {PIECE}, at most {MAX_READ}", plan.read_bytes)
+    if plan.expert_places > MAX_PLACES or plan.experts_offset % 4096 or plan.experts_offset > MAX_ARENA:
+        raise _fail(i, "the cache of experts", f"at most {MAX_PLACES} places at a multiple of 4096", plan.expert_places)
+    if plan.experts_offset and not plan.expert_places:
+        raise _fail(i, "offset of no experts", 0, plan.experts_offset)
     if plan.vram_bytes or plan.zero or any(plan.zeros):
         raise _fail(i, "VRAM bytes and reserved bytes", "zeros")
     if not 1 <= plan.context <= MAX_DIM:

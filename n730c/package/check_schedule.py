@@ -17,17 +17,22 @@ class SegmentUse(NamedTuple):
 
     first: int  # the first step that uses one of its tensors; NONE: no step does
     last: int  # the last one; -1: no step does
-    streams: bool  # every tensor is used, by steps of the body other than EMBED only
+    streams: bool  # every tensor is used, by steps of the body other than EMBED and an expert's only
     only_embeds: bool  # EMBED steps use it, and no others
+    expert: int | None  # the EXPERT step whose group uses every tensor of it, and no other step
 
 
 def segment_uses(
     segments: Sequence[SegmentRecord], tensors: Sequence[TensorRecord], steps: Sequence[StepRecord], head_first: int
 ) -> list[SegmentUse]:
     first, last = [NONE] * len(segments), [-1] * len(segments)
-    embeds, others, in_head = set[int](), set[int](), set[int]()
+    embeds, others, in_head, experts = set[int](), set[int](), set[int](), set[int]()
     used = set[int]()
+    expert, expert_end = NONE, 0  # the steps of one expert
+    users: list[set[int]] = [set() for _ in segments]  # experts; NONE for any other step
     for i, step in enumerate(steps):
+        if step.op == StepOp.EXPERT:
+            expert, expert_end = i, i + 1 + step.p1
         for tensor in (step.weight, step.bias):
             if tensor == NONE:
                 continue
@@ -38,13 +43,17 @@ def segment_uses(
             (embeds if step.op == StepOp.EMBED else others).add(segment)
             if i >= head_first:
                 in_head.add(segment)
+            if i < expert_end:
+                experts.add(segment)
+            users[segment].add(expert if i < expert_end else NONE)
     idle = {t.segment for i, t in enumerate(tensors) if i not in used}
     return [
         SegmentUse(
             first[i],
             last[i],
-            streams=i in others and i not in embeds and i not in in_head and i not in idle,
+            streams=i in others and i not in embeds | in_head | idle | experts,
             only_embeds=i in embeds and i not in others,
+            expert=min(users[i]) if len(users[i]) == 1 and NONE not in users[i] and i not in idle else None,
         )
         for i in range(len(segments))
     ]

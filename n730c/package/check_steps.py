@@ -39,7 +39,14 @@ FORMS: dict[StepOp, Form] = {
     StepOp.ADD: Form(inputs=2, in_place=(0, 1)),
     StepOp.MUL: Form(inputs=2, in_place=(0, 1)),
     StepOp.SILU: Form(in_place=(0,)),
+    StepOp.ROUTE: Form(ints=2, in_head=False),
+    StepOp.ZERO: Form(inputs=0, in_head=False),
+    StepOp.EXPERT: Form(inputs=2, ints=2, in_head=False),
+    StepOp.COMBINE: Form(inputs=2, ints=1, in_head=False),
+    StepOp.GATE: Form(inputs=2, in_head=False, in_place=(0,)),
 }
+# What the tokens of one expert go through, between EXPERT and COMBINE.
+GROUPED = (StepOp.QUANTIZE, StepOp.LINEAR, StepOp.SILU_MUL, StepOp.ADD, StepOp.MUL, StepOp.SILU)
 
 
 def check_steps(
@@ -54,17 +61,25 @@ def check_steps(
     steps = list(map(StepRecord._make, lay.STEP.iter_unpack(table)))
     written: set[int] = set()
     stored: set[int] = set()
+    group = range(0)  # the steps of one expert
+    before: set[int] = set()  # written before it
     for i, step in enumerate(steps):
         wrong = _operands(step, len(tensors), len(buffers), kernel_count)
         if wrong is None:
             in_head = i >= program.head_first
             wrong = _order(step, buffers, written, in_head) or _shapes(step, tensors, buffers, caches, stored, program)
         if wrong is None:
+            wrong = _place(steps, i, group, before, program.head_first)
+        if wrong is None:
             wrong = _block(steps, i, tensors, buffers, program.head_first)
         if wrong is not None:
             name = StepOp(step.op).name if step.op in FORMS else step.op
             raise PackageError("E_STEP", f"step {i} ({name}): {wrong}")
+        if step.op == StepOp.EXPERT:
+            group, before = range(i, i + 1 + step.p1), set(written)
         written.add(step.out)
+        if step.op == StepOp.COMBINE:
+            written = before  # what the expert's steps wrote may not be there
         if step.op == StepOp.KV_STORE:
             stored.add(step.p0)
     return steps
@@ -176,6 +191,21 @@ def _shapes(
             widths = [out_width] * form.inputs
         case StepOp.SILU_MUL | StepOp.ADD | StepOp.MUL | StepOp.SILU:
             widths = [out_width] * form.inputs
+        case StepOp.ROUTE:
+            widths = [out_width]
+            if not 1 <= step.p0 <= out_width or step.p1 not in (0, 1):
+                return f"experts a token, normalized (expected 1 … {out_width} and 0 or 1, found {step.p0}, {step.p1})"
+        case StepOp.ZERO:
+            widths = []
+        case StepOp.GATE:
+            widths = [out_width, 1]
+        case StepOp.EXPERT | StepOp.COMBINE:
+            experts = buffers[step.in1].width
+            widths = [out_width, experts]
+            if op is StepOp.EXPERT:
+                kinds[0] = out_kind = BufferKind(buffers[step.in0].kind)
+            if not 0 <= step.p0 < experts:
+                return f"expert (expected < {experts}, found {step.p0})"
     for j, (kind, width) in enumerate(zip(kinds, widths, strict=True)):
         found = buffers[(step.in0, step.in1, step.in2)[j]]
         if (found.kind, found.width) != (kind, width):
@@ -184,6 +214,27 @@ def _shapes(
         found = buffers[step.out]
         return f"out (expected {out_kind.name} of {out_width}, found kind {found.kind} of {found.width})"
     return None
+
+
+def _place(steps: Sequence[StepRecord], i: int, group: range, before: set[int], head_first: int) -> str | None:
+    """EXPERT, what its tokens go through, and COMBINE, which adds it to a buffer that was there before."""
+    step = steps[i]
+    if step.op == StepOp.EXPERT:
+        if i in group:
+            return "it stands among the steps of another expert"
+        return None if 2 <= step.p1 < head_first - i else f"steps (expected 2 or more in the body, found {step.p1})"
+    if (step.op == StepOp.COMBINE) != (i in group and i == group[-1]):
+        return "COMBINE is the last step of an expert, and stands nowhere else"
+    if i not in group:
+        return None
+    expert = steps[group[0]]
+    if step.out == expert.in1:
+        return "out is the gates"
+    if step.op == StepOp.COMBINE:
+        if (step.in1, step.p0) != (expert.in1, expert.p0):
+            return f"gates and expert (expected {expert.in1}, {expert.p0}, found {step.in1}, {step.p0})"
+        return None if step.out in before else "out was not written before EXPERT"
+    return None if step.op in GROUPED else "this op is not for an expert's tokens"
 
 
 def _block(

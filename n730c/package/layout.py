@@ -13,6 +13,7 @@ SECTION_ALIGN = 64
 MAX_DIM = 1 << 24  # rows, columns, widths, positions
 MAX_ARENA = 1 << 46
 MAX_READ = 1 << 26  # bytes of one read
+MAX_PLACES = 1 << 16  # for experts
 MAX_LEAD = 64  # reads that may be begun before their forerunners are used up; also most reads in flight
 
 HEADER = Struct(">8sHHIQII")  # magic, major, minor, header size, file size, section count, reserved
@@ -156,6 +157,8 @@ class PlanRecord(NamedTuple):
     disk_bytes_per_s: float
     read_bytes: int
     reads_in_flight: int
+    experts_offset: int
+    expert_places: int
     zeros: bytes
 
 
@@ -205,7 +208,7 @@ CACHE = Struct(">IIIB3s")
 STEP = Struct(">HHIIIIIIII6i16s20s")
 FLOATS = Struct(">4f")
 PROGRAM = Struct(">III20s")
-PLAN = Struct(">QQIIIIQIIQddddII32s")
+PLAN = Struct(">QQIIIIQIIQddddIIQI20s")
 PLACEMENT = Struct(">BBHIQ")
 OFFSET = Struct(">Q")
 EVENT = Struct(">HHIII")

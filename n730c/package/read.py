@@ -169,6 +169,8 @@ def _plans(sections: dict[Kind, bytes], program: Program) -> tuple[Plan, ...]:
             disk_bytes_per_s=p.disk_bytes_per_s,
             read_bytes=p.read_bytes,
             reads_in_flight=p.reads_in_flight,
+            experts_offset=p.experts_offset,
+            expert_places=p.expert_places,
         )
         plans.append(plan)
     return tuple(plans)

@@ -33,6 +33,7 @@ def step_costs(program: Program, target: Target, context: int, tokens: int) -> t
     LINEAR, is left out: small beside the weights, and part of ``target.step_seconds``.
     """
     costs = []
+    shares = expert_shares(program)
     for i, step in enumerate(program.steps):
         cost = StepCost(target.step_seconds)
         if step.op is StepOp.LINEAR:
@@ -50,8 +51,23 @@ def step_costs(program: Program, target: Target, context: int, tokens: int) -> t
             seen = min(context / 2, cache.window or context)
             reading = seen * cache.position_bytes / target.ram_bytes_per_s
             cost = StepCost(target.step_seconds, reading=reading)
+        if i in shares:  # of an expert
+            runs = 1 - (1 - shares[i]) ** tokens
+            cost = StepCost(cost.fixed * runs, cost.reading * runs, cost.computing * shares[i])
         costs.append(cost)
     return tuple(costs)
+
+
+def expert_shares(program: Program) -> dict[int, float]:
+    """The share of tokens that choose the expert of a step, by step: as if each expert were as likely as any other."""
+    shares: dict[int, float] = {}
+    routed: dict[int, float] = {}  # by the buffer of the gates
+    for i, step in enumerate(program.steps):
+        if step.op is StepOp.ROUTE:
+            routed[step.out] = step.ints[0] / program.buffers[step.out].width
+        elif step.op is StepOp.EXPERT:
+            shares |= dict.fromkeys(range(i, i + 1 + step.ints[1]), routed.get(step.inputs[1], 1.0))
+    return shares
 
 
 def read_seconds(size: int, contiguous: bool, target: Target) -> float:

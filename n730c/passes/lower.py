@@ -6,6 +6,7 @@ shared by all of them. Buffers are virtual here: ``plan.py`` gives them addresse
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 
 from n730c.artifacts import (
@@ -26,12 +27,21 @@ from n730c.artifacts import (
 from n730c.dtypes import TILE_ROWS, Format, matrix_bytes, round_up
 from n730c.errors import InvalidIR
 from n730c.ir.core import Graph, Node, Op
+from n730c.passes.lower_experts import lower_experts
 
 # A segment is cut at a layer's border and when it would pass this size; a matrix of the body that is larger is cut into
 # blocks of rows. Large enough for one read to be worth its while, small enough that a ring of a few takes little RAM.
 SEGMENT_BYTES = 8 << 20
 
-_ELEMENTWISE = {Op.ADD: StepOp.ADD, Op.MUL: StepOp.MUL, Op.SILU: StepOp.SILU, Op.SILU_MUL: StepOp.SILU_MUL}
+_ELEMENTWISE = {
+    **{Op.ADD: StepOp.ADD, Op.MUL: StepOp.MUL, Op.SILU: StepOp.SILU, Op.SILU_MUL: StepOp.SILU_MUL},
+    Op.GATE: StepOp.GATE,
+}
+
+
+def _matrix(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """A tensor's shape with all axes but the last taken together, as it is stored."""
+    return (math.prod(shape[:-1]), shape[-1]) if len(shape) > 1 else shape
 
 
 class _Lowering:
@@ -42,10 +52,10 @@ class _Lowering:
         self.segment_bytes = segment_bytes
         self.graph = graph
         self.formats = formats
-        self.shapes = {p.name: p.shape for p in graph.params}
+        self.shapes = {p.name: _matrix(p.shape) for p in graph.params}
         self.consts = {c.name: c.values for c in graph.consts}
         self.tensors: list[Tensor] = []
-        self.tensor_layer: list[int] = []  # the layer that reads it first
+        self.tensor_layer: list[int] = []  # the layer that reads it first; below 0: an expert of its own
         self.tensor_ids: dict[str, int] = {}
         self.buffers: list[Buffer] = []
         self.values: dict[str, int] = {}
@@ -153,6 +163,12 @@ class _Lowering:
             out = self.buffer(BufferKind.F32, node.width)
             which = (cache, int(attrs["heads"]))
             step = Step(StepOp.ATTENTION, (q,), out, ints=which, floats=(float(attrs["scale"]),), layer=layer)
+        elif node.op is Op.ROUTE:
+            kept = (int(attrs["top_k"]), int(attrs["normalized"]))
+            step = Step(StepOp.ROUTE, inputs, self.buffer(BufferKind.F32, node.width), ints=kept, layer=layer)
+        elif node.op is Op.EXPERTS:
+            self.values[node.name] = lower_experts(self, inputs, params, layer)
+            return
         elif node.op in _ELEMENTWISE:
             step = Step(_ELEMENTWISE[node.op], inputs, self.buffer(BufferKind.F32, node.width), layer=layer)
         else:
@@ -174,7 +190,7 @@ def _segments(tensors: list[Tensor], layers: list[int], segment_bytes: int) -> t
     first = 0
     for i in range(1, len(tensors) + 1):
         group = tensors[first:i]
-        full = i < len(tensors) and segment_layout([*group, tensors[i]])[1] > segment_bytes
+        full = i < len(tensors) and layers[i] >= 0 and segment_layout([*group, tensors[i]])[1] > segment_bytes
         # An embedding that is read by rows needs a segment of its own.
         if i == len(tensors) or full or layers[i] != layers[i - 1] or i == 1:
             segments.append(Segment(first, i - first, segment_layout(group)[1]))

@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import product
 
 from n730c.artifacts import (
     NONE,
@@ -28,7 +29,7 @@ from n730c.artifacts import (
 )
 from n730c.dtypes import TILE_ROWS, matrix_bytes, round_up
 from n730c.errors import BudgetExceeded
-from n730c.passes.cost import StepCost, arriving_seconds, read_seconds, row_read_bytes, step_costs
+from n730c.passes.cost import StepCost, arriving_seconds, expert_shares, read_seconds, row_read_bytes, step_costs
 from n730c.passes.memory import buffer_offsets
 from n730c.passes.ring import slots_and_leads
 from n730c.passes.simulate import Read, Timeline, simulate
@@ -43,15 +44,19 @@ SLOW_SEEK = 1 << 20  # bytes that the disk could read in the time of a seek, fro
 LEAST_CONTEXT = 256  # tokens; less is taken only if asked for
 MOST_COUNTS = 128  # numbers of streamed segments that are looked at
 MOST_PLANS = 24  # in one package
+MOST_PLACES = 32  # numbers of places for experts that are looked at
+FEW_PLACES = 2  # of these, beside a ring
 
 
 @dataclass(frozen=True)
 class Choice:
-    """One way to run the program. ``streamed``: segments read in every pass; ``rows``: the segment read by rows."""
+    """One way to run the program. ``streamed``: segments read in every pass; ``rows``: the segment read by rows;
+    ``experts``: places for experts, which are read when they are chosen (None: all are in RAM)."""
 
     streamed: tuple[int, ...]
     slots: int
     rows: int | None
+    experts: int | None = None
 
 
 @dataclass(frozen=True)
@@ -99,17 +104,38 @@ class Planner:
 
     @cached_property
     def streamable(self) -> tuple[int, ...]:
-        """Segments whose tensors are used exactly once, by steps of the body other than EMBED."""
+        """Segments whose tensors are used exactly once, by steps of the body other than EMBED and an expert's."""
         count = [0] * len(self.program.tensors)
         barred: set[int] = set()
         for i, step in enumerate(self.program.steps):
             for tensor in (step.weight, step.bias):
                 if tensor != NONE:
                     count[tensor] += 1
-                    if i >= self.program.head_first or step.op is StepOp.EMBED:
+                    if i >= self.program.head_first or step.op is StepOp.EMBED or i in self._grouped:
                         barred.add(self._segment_of[tensor])
         barred |= {self._segment_of[t] for t, n in enumerate(count) if n != 1}
         return tuple(i for i in range(len(self.program.segments)) if i not in barred)
+
+    @cached_property
+    def _grouped(self) -> frozenset[int]:
+        """Steps of experts."""
+        starts = [i for i, step in enumerate(self.program.steps) if step.op is StepOp.EXPERT]
+        return frozenset(j for i in starts for j in range(i, i + 1 + self.program.steps[i].ints[1]))
+
+    @cached_property
+    def expert_segments(self) -> dict[int, float]:
+        """Segments that hold one expert each, with the share of tokens that choose it."""
+        shares = expert_shares(self.program)
+        return {i: shares[first] for i, (first, _) in enumerate(self.uses) if first in self._grouped}
+
+    @cached_property
+    def _expert_bytes(self) -> int:
+        """Of one place."""
+        return max((self.program.segments[i].size for i in self.expert_segments), default=0)
+
+    def missed(self, experts: int | None) -> float:
+        """The share of chosen experts that have to be read with so many places, if each is as likely as any other."""
+        return 0.0 if experts is None else 1 - experts / len(self.expert_segments)
 
     @cached_property
     def row_segment(self) -> int | None:
@@ -147,10 +173,15 @@ class Planner:
 
     def arena_bytes(self, choice: Choice) -> int:
         sizes = [s.size for s in self.program.segments]
-        away = {*choice.streamed, choice.rows}
-        weights = sum(size for i, size in enumerate(sizes) if i not in away)
+        weights = sum(sizes) - sum(sizes[i] for i in self._away(choice))
+        weights += (choice.experts or 0) * self._expert_bytes
         ring = choice.slots * max((sizes[i] for i in choice.streamed), default=0)
         return weights + ring + (0 if choice.rows is None else 2 * PIECE) + self._fixed_bytes
+
+    def _away(self, choice: Choice) -> set[int]:
+        """Segments that are not loaded once for all."""
+        rows = () if choice.rows is None else (choice.rows,)
+        return {*choice.streamed, *rows, *(self.expert_segments if choice.experts is not None else ())}
 
     # ---- time ----
 
@@ -172,6 +203,20 @@ class Planner:
             steps[self.uses[rows][0]] += tokens * (self.target.disk_seek_s + reading)
         return tuple(steps)
 
+    def _expert_reads(self, tokens: int) -> list[tuple[int, float]]:
+        """First steps of experts, and the seconds that reading it takes in a pass on average if none is kept."""
+        reads = []
+        for i, share in self.expert_segments.items():
+            size = self.program.segments[i].size
+            seconds = read_seconds(size, False, self.target) + arriving_seconds(size, self.target)
+            reads.append((self.uses[i][0], (1 - (1 - share) ** tokens) * seconds))
+        return reads
+
+    @cached_property
+    def _expert_seconds(self) -> float:
+        """What reading all experts that a token chooses takes."""
+        return sum(seconds for _, seconds in self._expert_reads(1))
+
     def _reads(self, streamed: Sequence[int], leads: Sequence[int]) -> tuple[Read, ...]:
         reads = []
         for n, i in enumerate(streamed):
@@ -190,8 +235,12 @@ class Planner:
         if key not in self._timelines:
             ring = self._ring(choice)
             assert ring is not None
+            steps = list(self._steps(choice.streamed, choice.rows, tokens))
+            if choice.experts is not None:
+                for step, seconds in self._expert_reads(tokens):
+                    steps[step] += self.missed(choice.experts) * seconds
             self._timelines[key] = simulate(
-                self._steps(choice.streamed, choice.rows, tokens),
+                steps,
                 self._reads(choice.streamed, ring[1]),
                 self.target.disk_bytes_per_s_beside_ram / self.target.disk_bytes_per_s,
             )
@@ -200,7 +249,7 @@ class Planner:
     def limit(self, choice: Choice) -> str:
         """What holds decoding up: ``disk``, ``RAM`` or ``compute``."""
         timeline = self.timeline(choice)
-        if timeline.waited > timeline.period / 2:
+        if timeline.waited + self.missed(choice.experts) * self._expert_seconds > timeline.period / 2:
             return "disk"
         reading = sum(c.reading for c in self.decode_costs if c.reading >= c.computing)
         return "RAM" if reading > sum(c.seconds for c in self.decode_costs) / 2 else "compute"
@@ -208,7 +257,13 @@ class Planner:
     def disk_bytes(self, choice: Choice) -> int:
         """Bytes read from the disk for one token."""
         rows = 0 if choice.rows is None else round(row_read_bytes(self.program, choice.rows))
-        return sum(self.program.segments[i].size for i in choice.streamed) + rows
+        experts = round(self.missed(choice.experts) * self._chosen_bytes)
+        return sum(self.program.segments[i].size for i in choice.streamed) + rows + experts
+
+    @cached_property
+    def _chosen_bytes(self) -> float:
+        """Of the experts that a token chooses, on average."""
+        return sum(share * self.program.segments[i].size for i, share in self.expert_segments.items())
 
     # ---- choosing ----
 
@@ -227,12 +282,19 @@ class Planner:
         found = {}
         for streamed in self._streamed_sets():
             reading = sum(r.seconds for r in self._reads(streamed, [1] * len(streamed)))
-            for rows in dict.fromkeys((None, self.row_segment)):
+            for rows, experts in product(dict.fromkeys((None, self.row_segment)), self._expert_places(bool(streamed))):
+                steps = sum(self._steps(streamed, rows, 1)) + self.missed(experts) * self._expert_seconds
+                bound = _comparable(max(reading, steps))
                 for slots in (s for s in SLOTS if s <= len(streamed)) if streamed else (0,):
-                    choice = Choice(streamed, slots, rows)
-                    bound = _comparable(max(reading, sum(self._steps(streamed, rows, 1))))
+                    choice = Choice(streamed, slots, rows, experts)
                     found[choice] = _Candidate(bound, self.disk_bytes(choice), self.arena_bytes(choice), choice)
         return tuple(sorted(found.values(), key=lambda c: c.rank))
+
+    def _expert_places(self, streams: bool) -> list[int | None]:
+        """How many places for experts there may be. What every token needs is streamed only when few are left."""
+        total = len(self.expert_segments)
+        counts = sorted({max(1, total * i // MOST_PLACES) for i in range(MOST_PLACES)} if total > 1 else ())
+        return list(counts[:FEW_PLACES]) if streams and counts else [None, *counts]
 
     def best(self, arena_bytes: int) -> Choice | None:
         """The fastest choice whose arena takes at most so much; of equals the one that reads and takes least."""
@@ -291,7 +353,9 @@ class Planner:
         at = 0
         placements: list[Placement | None] = [None] * len(segments)
         for i, segment in enumerate(segments):
-            if i not in choice.streamed and i != choice.rows:
+            if choice.experts is not None and i in self.expert_segments:
+                placements[i] = Placement(Tier.EXPERT, 0)
+            elif i not in choice.streamed and i != choice.rows:
                 placements[i] = Placement(Tier.RAM, at)
                 at += segment.size
         slot = max((segments[i].size for i in choice.streamed), default=0)
@@ -301,6 +365,8 @@ class Planner:
         if choice.rows is not None:
             placements[choice.rows] = Placement(Tier.ROWS, at)
             at += 2 * PIECE
+        experts_offset = at if choice.experts else 0
+        at += (choice.experts or 0) * self._expert_bytes
         tokenizer_offset = at
         at = round_up(at + self.tokenizer_bytes, 64)
         cache_offsets = []
@@ -310,7 +376,7 @@ class Planner:
         buffers, at = buffer_offsets(self.program, at, self._batch, self._head_batch)
         decode = self.timeline(choice)
         prefill = self.timeline(choice, self._batch)
-        loading = sum(s.size for i, s in enumerate(segments) if i not in choice.streamed and i != choice.rows)
+        loading = sum(s.size for s in segments) - sum(segments[i].size for i in self._away(choice))
         return Plan(
             arena_bytes=round_up(at, PAGE),
             vram_bytes=0,
@@ -329,10 +395,12 @@ class Planner:
             disk_bytes_per_s=self.target.disk_bytes_per_s,
             read_bytes=self.target.disk_read_bytes,
             reads_in_flight=self.target.disk_reads_in_flight,
+            experts_offset=experts_offset,
+            expert_places=choice.experts or 0,
         )
 
     def _schedule(self, choice: Choice, leads: Sequence[int]) -> tuple[Event, ...]:
-        away = {*choice.streamed, choice.rows}
+        away = self._away(choice)
         loads = [Event(Action.LOAD, i) for i in range(len(self.program.segments)) if i not in away]
         reads = [Event(Action.READ, i, lead) for i, lead in zip(choice.streamed, leads, strict=True)]
         runs: list[Event] = []

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from types import MappingProxyType
 
 from n730c.dtypes import Format
-from n730c.ir.core import Graph, Op
+from n730c.ir.core import Graph, Node, Op
 
 PRECISIONS: dict[str, Format] = {
     "bf16": Format.BF16,
@@ -16,6 +16,8 @@ PRECISIONS: dict[str, Format] = {
     "int2": Format.INT2,
 }
 
+
+AS_STORED = "stored"  # a model that is quantized already keeps the formats that it has
 
 KV_FORMATS: dict[str, Format] = {"fp16": Format.F16, "fp32": Format.F32, "int8": Format.INT8}
 
@@ -40,11 +42,23 @@ def assign_uniform(graph: Graph, precision: str) -> Mapping[str, Format]:
     layers = PRECISIONS[precision]
     ends = Format.INT8 if layers.is_integer else layers
     formats: dict[str, Format] = {}
+    users: dict[str, list[Node]] = {node.name: [] for node in graph.nodes}
+    for node in graph.nodes:
+        for name in node.inputs:
+            users.get(name, []).append(node)
     for node in graph.nodes:
         for role, name in node.params:
-            if node.op is Op.EMBEDDING or (node.op is Op.LINEAR and role == "weight"):
+            if node.op is Op.LINEAR and role == "weight" and any(user.op is Op.ROUTE for user in users[node.name]):
+                formats[name] = Format.F16 if layers.is_integer else layers  # small, and a tie broken wrongly is costly
+            elif node.op in (Op.EMBEDDING, Op.EXPERTS) or (node.op is Op.LINEAR and role == "weight"):
                 is_end = node.op is Op.EMBEDDING or node.layer is None
                 formats[name] = ends if is_end or formats.get(name) is ends else layers
             else:
                 formats[name] = Format.F32
     return MappingProxyType(formats)
+
+
+def assign_stored(graph: Graph, stored: Mapping[str, Format]) -> Mapping[str, Format]:
+    """For a model that is quantized already: every matrix in the format that comes nearest to what it is stored in."""
+    uniform = assign_uniform(graph, "fp16")
+    return MappingProxyType({name: fmt if fmt is Format.F32 else stored[name] for name, fmt in uniform.items()})

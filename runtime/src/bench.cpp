@@ -39,7 +39,9 @@ int bench(const RunOptions &run, const BenchOptions &options) {
     const double start = platform::seconds();
     if (model.executor.forward(ids.data(), prompt, 0, go_on) == nullptr) throw Interrupted();
     const double middle = platform::seconds();
-    const uint64_t bytes_before = model.reader.bytes_read();
+    const ExpertCache &experts = model.executor.experts();
+    const uint64_t bytes_before = model.reader.bytes_read() + experts.bytes_read();
+    const uint64_t asked_before = experts.asked(), missed_before = experts.missed();
     const double waited_before = model.reader.seconds_waited();
     Progress progress("decoding", static_cast<uint64_t>(gen), "tokens");
     for (int64_t i = 0; i < gen; ++i) {
@@ -49,7 +51,9 @@ int bench(const RunOptions &run, const BenchOptions &options) {
     }
     const double end = platform::seconds();
     const double decode_seconds = end - middle;
-    const uint64_t disk_bytes = model.reader.bytes_read() - bytes_before;
+    const uint64_t disk_bytes = model.reader.bytes_read() + experts.bytes_read() - bytes_before;
+    const uint64_t asked = experts.asked() - asked_before, missed = experts.missed() - missed_before;
+    const double hit_rate = asked > 0 ? 1.0 - static_cast<double>(missed) / static_cast<double>(asked) : 1.0;
     const double waited = model.reader.seconds_waited() - waited_before;
     const char *limit = waited > DISK_BOUND * decode_seconds ? "disk" : "compute";
 
@@ -73,6 +77,7 @@ int bench(const RunOptions &run, const BenchOptions &options) {
                 .add("disk_bytes_per_s", disk_rate)
                 .add("planned_disk_bytes_per_s", plan.disk_bytes_per_s)
                 .add("disk_wait_seconds", waited)
+                .add("expert_hit_rate", hit_rate)
                 .add("limit", std::string(limit))
                 .add("load_seconds", model.load_seconds)
                 .add("load_bytes_per_s", load_rate)
@@ -93,7 +98,7 @@ int bench(const RunOptions &run, const BenchOptions &options) {
                  ? "read from disk " + format_size(static_cast<uint64_t>(disk_rate)) + "/s while decoding (counted on: " +
                        format_size(static_cast<uint64_t>(plan.disk_bytes_per_s)) + "/s), limit: " + limit + "\n"
                  : "") +
-            "loaded in " + format_number(model.load_seconds) + " s, " +
+            (asked > 0 ? "experts found in memory: " + format_number(100 * hit_rate) + " %\n" : "") + "loaded in " + format_number(model.load_seconds) + " s, " +
             format_size(static_cast<uint64_t>(load_rate)) + "/s\n" + std::to_string(model.pool.size()) +
             " threads, kernels: " + model.kernels.describe() + "\n");
     }

@@ -12,12 +12,13 @@ constexpr size_t MOST_RECENT = 64; // touches kept between two barriers; beyond 
 Executor::Executor(const Package &package, size_t plan, uint8_t *arena, const KernelSet &kernels, ThreadPool &pool,
                    Reader *reader, int64_t serial_work)
     : package_(package), plan_(package.plans[plan]), pool_(pool), reader_(reader), rows_(package, plan, arena),
-      serial_work_(serial_work), head_first_(package.program.head_first) {
+      experts_(package, plan, arena), serial_work_(serial_work), head_first_(package.program.head_first) {
     calls_.resize(package.steps.size());
     row_order_.reserve(plan_.batch);
     recent_.reserve(MOST_RECENT + 5);
     for (size_t i = 0; i < calls_.size(); ++i) make_call(i, plan, arena, kernels);
     plan_waits(package.reads[plan]);
+    find_experts();
     logits_ = reinterpret_cast<float *>(arena + package.buffer_offset(plan, package.program.logits));
     logits_stride_ = static_cast<int64_t>(package.buffers[package.program.logits].token_bytes() / sizeof(float));
 }
@@ -35,6 +36,8 @@ void Executor::make_call(size_t index, size_t plan, uint8_t *arena, const Kernel
     const Step &step = package_.steps[index];
     Call &c = calls_[index];
     c = Call{};
+    c.segment = NONE;
+    c.weight_at = c.bias_at = NOWHERE;
     c.kernel = kernels.of(step);
     c.op = step.op;
     const auto buffer = [&](uint32_t id) {
@@ -122,7 +125,26 @@ void Executor::make_call(size_t index, size_t plan, uint8_t *arena, const Kernel
     case Op::QUANTIZE:
     case Op::ADD:
     case Op::MUL:
+    case Op::ZERO:
+    case Op::GATE:
         by_blocks();
+        break;
+    case Op::ROUTE:
+        call.top_k = step.p[0];
+        call.normalized = step.p[1];
+        c.work = width * call.top_k;
+        break;
+    case Op::EXPERT:
+        call.expert = step.p[0];
+        c.whole = true;
+        c.group_end = index + 1 + static_cast<size_t>(step.p[1]);
+        break;
+    case Op::COMBINE:
+        call.expert = step.p[0];
+        c.whole = true;
+        by_blocks();
+        c.fixed = c.per_token;
+        c.per_token = 0;
         break;
     }
 }
@@ -181,6 +203,8 @@ void Executor::arrange(int64_t body_tokens, int64_t head_tokens) {
     arranged_head_ = head_tokens;
     recent_.clear();
     Touch now[5];
+    size_t group_end = 0;           // of the expert whose steps these are, or were
+    const uint8_t *gates = nullptr; // that said whether they run
     for (size_t i = 0; i < calls_.size(); ++i) {
         Call &c = calls_[i];
         const int64_t tokens = i < head_first_ ? body_tokens : head_tokens;
@@ -188,6 +212,17 @@ void Executor::arrange(int64_t body_tokens, int64_t head_tokens) {
         const size_t n = touches(c, tokens, now);
         c.barrier = recent_.size() >= MOST_RECENT || i == head_first_ ||
                     std::any_of(now, now + n, [&](const Touch &t) { return conflicts(t); });
+        // An expert's steps may be left out, and the barriers among them: one stands in front of each that runs, and
+        // one behind the last. All threads see the same gates, since nobody writes them from the first expert on.
+        if (c.op == Op::EXPERT) {
+            c.look = i != group_end || group_end == 0 || gates != c.in[1].base;
+            c.barrier = !c.look || c.segment != NONE; // thread 0 brings the weights
+            gates = c.in[1].base;
+            group_end = c.group_end;
+            recent_.clear();
+        } else if (i == group_end && i > 0) {
+            c.barrier = true;
+        }
         if (c.barrier) recent_.clear();
         for (size_t j = 0; j < n; ++j) remember(now[j]);
     }
@@ -236,24 +271,109 @@ bool Executor::embed_rows(const Call &c, uint32_t tensor) {
     }
 }
 
+int64_t Executor::chosen(const Call &c) {
+    int64_t n = 0;
+    for (int64_t t = 0; t < c.call.tokens; ++t) {
+        const auto *gates = reinterpret_cast<const float *>(c.in[1].base + t * c.in[1].stride);
+        n += gates[c.call.expert] != 0.0f;
+    }
+    return n;
+}
+
+// Steps whose weights lie in the cache of experts learn where in their segment.
+void Executor::find_experts() {
+    size_t end = 0;
+    const uint8_t *gates = nullptr;
+    for (size_t i = 0; i < calls_.size(); ++i) {
+        Call &expert = calls_[i];
+        for (size_t j = i + 1; j < expert.group_end; ++j) {
+            const Step &step = package_.steps[j];
+            if (step.weight != NONE && experts_.has(package_.tensors[step.weight].segment)) {
+                expert.segment = package_.tensors[step.weight].segment;
+                calls_[j].weight_at = package_.tensors[step.weight].offset;
+            }
+            if (step.bias != NONE && experts_.has(package_.tensors[step.bias].segment)) {
+                expert.segment = package_.tensors[step.bias].segment;
+                calls_[j].bias_at = package_.tensors[step.bias].offset;
+            }
+        }
+        if (expert.op != Op::EXPERT) continue;
+        const bool goes_on = i > 0 && !chosen_.empty() && end == i && gates == expert.in[1].base;
+        if (!goes_on) chosen_.emplace_back();
+        expert.mixture = chosen_.size() - 1;
+        if (expert.segment != NONE) chosen_.back().push_back(expert.segment);
+        end = expert.group_end;
+        gates = expert.in[1].base;
+    }
+    for (std::vector<uint32_t> &all : chosen_) all.clear(); // they have room for all of them now
+}
+
+// Tells the cache which of the experts from step `first` on the tokens chose; and what the last tokens chose of the
+// layer behind, as a guess.
+void Executor::expect_experts(size_t first) {
+    const size_t mixture = calls_[first].mixture;
+    std::vector<uint32_t> &expected = chosen_[mixture];
+    expected.clear();
+    const uint8_t *gates = calls_[first].in[1].base;
+    for (size_t i = first; i < calls_.size() && calls_[i].op == Op::EXPERT && calls_[i].in[1].base == gates;
+         i = calls_[i].group_end)
+        if (calls_[i].segment != NONE && chosen(calls_[i]) > 0) expected.push_back(calls_[i].segment);
+    if (!expected.empty()) experts_.expect(expected, chosen_[(mixture + 1) % chosen_.size()]);
+}
+
+bool Executor::get_expert(Call &expert) {
+    try {
+        expert.weights = experts_.get(expert.segment);
+        return true;
+    } catch (...) {
+        reader_->fail(std::current_exception());
+        return false;
+    }
+}
+
 void Executor::run(size_t begin, size_t end) {
     const uint64_t pass = begin == 0 ? passes_++ : passes_;
     auto walk = [&](int thread) {
         bool good = true; // if not, only the barriers are left to be kept
+        size_t group_end = 0; // of the expert whose steps these are
+        const Call *group = nullptr;
+        n730_call some;       // for the tokens that chose it
+        some.tokens = 0;
         for (size_t i = begin; i < end; ++i) {
             const Call &c = calls_[i];
             for (uint32_t read = c.wait; good && read < c.wait_end; ++read) good = reader_->wait(thread, pass, read);
+            if (c.op == Op::EXPERT) {
+                if (c.look) pool_.barrier();
+                if (c.look && thread == 0 && good) expect_experts(i);
+                some.tokens = chosen(c);
+                if (some.tokens == 0) {
+                    i = c.group_end - 1;
+                    continue;
+                }
+                group_end = c.group_end;
+                group = &c;
+                if (c.segment != NONE && thread == 0 && good) good = get_expert(calls_[i]);
+            }
             if (c.barrier && i != begin) pool_.barrier();
             if (!good) continue;
-            const int64_t items = c.fixed + c.per_token * c.call.tokens;
+            const n730_call *call = &c.call;
+            if (i < group_end && !c.whole) {
+                const int64_t tokens = some.tokens;
+                some = c.call;
+                some.tokens = tokens;
+                if (c.weight_at != NOWHERE) some.weight = group->weights + c.weight_at;
+                if (c.bias_at != NOWHERE) some.bias = group->weights + c.bias_at;
+                call = &some;
+            }
+            const int64_t items = c.fixed + c.per_token * call->tokens;
             if (c.rows) {
                 if (thread == 0) good = embed_rows(c, package_.steps[i].weight);
             } else if (c.serial) {
-                if (thread == 0) c.kernel(&c.call, 0, items);
+                if (thread == 0) c.kernel(call, 0, items);
             } else {
                 int64_t from, to;
                 pool_.range(items, thread, from, to);
-                if (from < to) c.kernel(&c.call, from, to);
+                if (from < to) c.kernel(call, from, to);
             }
             if (c.released > 0) reader_->release(thread, pass * reader_->reads() + c.released);
         }

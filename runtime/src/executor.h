@@ -1,5 +1,6 @@
 // Runs a program: one array of calls, made once, walked by all threads for every batch of tokens.
 #pragma once
+#include "expert_cache.h"
 #include "kernels.h"
 #include "package.h"
 #include "reader.h"
@@ -11,7 +12,7 @@ namespace n730 {
 class Executor {
   public:
     // `arena` holds plan `plan` of the package, which `reader` has loaded and goes on to read (nullptr: all is
-    // in RAM); all arguments outlive the executor. `serial_work`: steps of at most that much work (elements,
+    // in RAM, and no experts are read); all arguments outlive the executor. `serial_work`: steps of at most that much work (elements,
     // roughly) are left to one thread, as waiting for the others would cost more.
     Executor(const Package &package, size_t plan, uint8_t *arena, const KernelSet &kernels, ThreadPool &pool,
              Reader *reader = nullptr, int64_t serial_work = 4096);
@@ -20,6 +21,7 @@ class Executor {
     int64_t vocab() const { return package_.program.vocab; }
     // From the logits of one token to the next, in floats.
     int64_t logits_stride() const { return logits_stride_; }
+    const ExpertCache &experts() const { return experts_; }
 
     // Runs the body for ids[0 … n), 1 ≤ n ≤ batch, at `position`; position + n ≤ context. Ids are below vocab. This
     // and whatever runs the body throws what went wrong with reading, and Interrupted if Ctrl-C ended a wait for it.
@@ -56,10 +58,18 @@ class Executor {
         int64_t cache_bytes;      // of the KV cache that the step touches
         int64_t column;           // LINEAR: where in a token of `out` it begins to write, bytes
         bool serial, barrier;     // of the batch sizes below
+        size_t mixture;           // EXPERT: which of the layers with experts this is, if it is the first of them
+        uint32_t segment;         // EXPERT: where its weights are if they are not in RAM, or NONE
+        const uint8_t *weights;   // EXPERT: that segment, once thread 0 has it
+        uint64_t weight_at, bias_at; // in that segment; NOWHERE: in RAM
+        size_t group_end;         // EXPERT: behind the COMBINE
+        bool look;                // EXPERT: all must wait before they look at the gates
+        bool whole;               // takes all tokens where an expert's steps take those that chose it
         bool rows;                // EMBED from pieces that are read for it
         uint32_t wait, wait_end;  // STREAM segments that the step is the first to use
         uint32_t released;        // how many of them no later step uses; 0: as many as before it
     };
+    static constexpr uint64_t NOWHERE = ~uint64_t(0);
     struct Touch { // bytes of the arena that a step reads or writes: columns [from, to) of tokens `stride` apart
         const uint8_t *begin, *end;
         bool write, serial;
@@ -75,6 +85,10 @@ class Executor {
     size_t touches(const Call &call, int64_t tokens, Touch out[5]) const;
     void set_body(const int32_t *ids, int64_t n, int64_t position);
     void set_head(int64_t first, int64_t n);
+    static int64_t chosen(const Call &expert); // tokens
+    void find_experts();
+    void expect_experts(size_t first);
+    bool get_expert(Call &expert);
     void run(size_t begin, size_t end);
 
     const Package &package_;
@@ -82,6 +96,8 @@ class Executor {
     ThreadPool &pool_;
     Reader *const reader_;
     RowReader rows_;
+    ExpertCache experts_;
+    std::vector<std::vector<uint32_t>> chosen_; // experts that the last tokens chose, layer by layer; room is taken once
     std::vector<int32_t> row_order_; // tokens of a batch; room is taken once
     uint64_t passes_ = 0;            // over the body
     std::atomic<bool> broken_{false};

@@ -104,6 +104,7 @@ struct SegmentUse {
     uint32_t first = NONE, last = 0; // steps
     bool streams = false;            // every tensor is used, by steps of the body other than EMBED only
     bool only_embeds = false;        // EMBED steps use it, and no others
+    uint32_t expert = NONE;          // the EXPERT step whose group uses all of it, and no other step; NONE: no such
 };
 std::vector<SegmentUse> segment_uses(const Package &package);
 

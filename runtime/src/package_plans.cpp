@@ -9,7 +9,7 @@ namespace n730 {
 
 namespace {
 
-constexpr uint32_t MAX_CONTEXT = 1u << 24, MAX_READ = 1u << 26, MAX_IN_FLIGHT = 64;
+constexpr uint32_t MAX_CONTEXT = 1u << 24, MAX_READ = 1u << 26, MAX_IN_FLIGHT = 64, MAX_PLACES = 1u << 16;
 
 std::string str(uint64_t n) { return std::to_string(n); }
 
@@ -82,7 +82,8 @@ void check_overlaps(size_t plan, std::vector<Range> &ranges, const std::vector<L
     }
 }
 
-void check_arena(const Package &package, size_t plan, const std::vector<Life> &lives) {
+void check_arena(const Package &package, size_t plan, const std::vector<Life> &lives,
+                 const std::vector<SegmentUse> &uses) {
     const Plan &p = package.plans[plan];
     std::vector<Range> ranges;
     ranges.reserve(package.segments.size() + package.buffers.size() + package.caches.size() + 1);
@@ -92,11 +93,23 @@ void check_arena(const Package &package, size_t plan, const std::vector<Life> &l
              str(size) + " bytes at " + str(offset));
         ranges.push_back({offset, offset + size, buffer});
     };
+    uint64_t largest = 0; // expert that is not in RAM
+    std::vector<bool> seen(package.steps.size());
     for (size_t i = 0; i < package.segments.size(); ++i) {
         const Placement place = package.placement(plan, i);
         const uint64_t size = place.tier == Tier::ROWS ? 2 * PIECE : package.segments[i].size;
+        if (place.tier == Tier::EXPERT) {
+            need(place.offset == 0, plan, "offset of an expert", "0", str(place.offset));
+            need(!seen[uses[i].expert], plan, "segments of one expert", "one", "two");
+            seen[uses[i].expert] = true;
+            largest = std::max(largest, size);
+            continue;
+        }
         add("a segment", place.offset, size, PAGE, place.tier == Tier::STREAM ? RING : FIXED);
     }
+    need((p.expert_places > 0) == (largest > 0), plan, "places for experts", largest > 0 ? "1 or more" : "0",
+         str(p.expert_places));
+    add("the experts", p.experts_offset, largest * p.expert_places, PAGE, FIXED);
     for (uint32_t i = 0; i < package.buffers.size(); ++i)
         add("a buffer", package.buffer_offset(plan, i), buffer_bytes(package.buffers[i], p), 64, i);
     for (size_t i = 0; i < package.caches.size(); ++i)
@@ -109,8 +122,9 @@ void check_arena(const Package &package, size_t plan, const std::vector<Life> &l
 void check_tier(const Package &package, size_t plan, size_t segment, const SegmentUse &use) {
     const Tier tier = package.placement(plan, segment).tier;
     const std::string what = "tier of segment " + str(segment);
-    need(tier != Tier::STREAM || use.streams, plan, what, "0: it has a tensor that no step of the body uses, or EMBED",
-         "1");
+    need(tier != Tier::STREAM || use.streams, plan, what,
+         "0: it has a tensor that no step of the body uses, or EMBED, or an expert", "1");
+    need(tier != Tier::EXPERT || use.expert != NONE, plan, what, "0: it is not that of one expert", "4");
     if (tier != Tier::ROWS) return;
     const Segment &s = package.segments[segment];
     const Tensor &t = package.tensors[s.first_tensor];
@@ -123,7 +137,7 @@ void read_plan(Package &package, const uint8_t *r, size_t i, uint64_t &events) {
     const uint64_t before = i == 0 ? ~uint64_t(0) : package.plans[i - 1].arena_bytes;
     const Plan p{be64(r),      be64(r + 48), be64(r + 32),   be32(r + 16),   be32(r + 20),  be32(r + 24),
                  be32(r + 40), be32(r + 44), be_f64(r + 56), be_f64(r + 64), be_f64(r + 72), be_f64(r + 80),
-                 be32(r + 88), be32(r + 92)};
+                 be32(r + 88), be32(r + 92), be64(r + 96),   be32(r + 104)};
     need(p.arena_bytes % PAGE == 0 && p.arena_bytes <= uint64_t(1) << 46, i, "arena",
          "a multiple of 4096, at most 2^46", str(p.arena_bytes));
     need(p.arena_bytes <= before, i, "arena", "at most that of the plan before", str(p.arena_bytes));
@@ -131,7 +145,7 @@ void read_plan(Package &package, const uint8_t *r, size_t i, uint64_t &events) {
     need(p.context >= 1 && p.context <= MAX_CONTEXT, i, "context", "1 to 2^24", str(p.context));
     need(p.batch >= 1 && p.batch <= 4096, i, "batch", "1 to 4096", str(p.batch));
     need(p.head_batch >= 1 && p.head_batch <= p.batch, i, "head batch", "1 to " + str(p.batch), str(p.head_batch));
-    need(be32(r + 28) == 0 && all_zero(r + 96, 32), i, "reserved bytes", "zeros", "others");
+    need(be32(r + 28) == 0 && all_zero(r + 108, 20), i, "reserved bytes", "zeros", "others");
     need(p.schedule_first == events, i, "first event", str(events), str(p.schedule_first));
     events += p.schedule_count;
     need(events <= package.sections[SCHEDULE].size / 16, i, "events", "those that SCHEDULE has left",
@@ -140,6 +154,8 @@ void read_plan(Package &package, const uint8_t *r, size_t i, uint64_t &events) {
         need(std::isfinite(x) && x >= 0, i, "predictions", "finite and at least 0", std::to_string(x));
     need(p.read_bytes >= PIECE && p.read_bytes % PIECE == 0 && p.read_bytes <= MAX_READ, i, "bytes of one read",
          "a multiple of 262144, at most 2^26", str(p.read_bytes));
+    need(p.expert_places <= MAX_PLACES, i, "places for experts", "at most 65536", str(p.expert_places));
+    need(p.expert_places > 0 || p.experts_offset == 0, i, "offset of no experts", "0", str(p.experts_offset));
     need(p.reads_in_flight >= 1 && p.reads_in_flight <= MAX_IN_FLIGHT, i, "reads in flight", "1 to 64",
          str(p.reads_in_flight));
     package.plans.push_back(p);
@@ -154,8 +170,8 @@ void read_plans(Package &package) {
     if (events != have) throw PackageError("E_PLAN", "events of all plans", str(have), str(events));
     package.placements.reserve(package.sections[PLACEMENTS].size / 16);
     each_record(package, PLACEMENTS, 16, [&](const uint8_t *r, size_t i) {
-        need(r[0] <= 3 && Tier(r[0]) != Tier::VRAM && all_zero(r + 1, 7), i / package.segments.size(),
-             "placement " + str(i), "tier 0, 1 or 3, device and reserved bytes 0", "others");
+        need(r[0] <= 4 && Tier(r[0]) != Tier::VRAM && all_zero(r + 1, 7), i / package.segments.size(),
+             "placement " + str(i), "tier 0, 1, 3 or 4, device and reserved bytes 0", "others");
         package.placements.push_back({Tier(r[0]), be64(r + 8)});
     });
     package.offsets.reserve(package.sections[OFFSETS].size / 8);
@@ -164,7 +180,7 @@ void read_plans(Package &package) {
     const std::vector<SegmentUse> uses = segment_uses(package);
     for (size_t i = 0; i < package.plans.size(); ++i) {
         for (size_t j = 0; j < package.segments.size(); ++j) check_tier(package, i, j, uses[j]);
-        check_arena(package, i, lives);
+        check_arena(package, i, lives, uses);
     }
     read_schedule(package, uses);
 }

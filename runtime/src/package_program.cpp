@@ -35,8 +35,25 @@ constexpr Operands OPERANDS[] = {
     {"ADD", 2, true, Operands::NO, false, 0, 0},
     {"MUL", 2, true, Operands::NO, false, 0, 0},
     {"SILU", 1, true, Operands::NO, false, 0, 0},
+    {"ROUTE", 1, true, Operands::NO, false, 2, 0},
+    {"ZERO", 0, true, Operands::NO, false, 0, 0},
+    {"EXPERT", 2, true, Operands::NO, false, 2, 0},
+    {"COMBINE", 2, true, Operands::NO, false, 1, 0},
+    {"GATE", 2, true, Operands::NO, false, 0, 0},
 };
-constexpr uint16_t LAST_OP = static_cast<uint16_t>(Op::SILU);
+constexpr uint16_t LAST_OP = static_cast<uint16_t>(Op::GATE);
+
+// Ops that compute the tokens of one expert, between EXPERT and COMBINE.
+bool in_group(Op op) {
+    return op == Op::QUANTIZE || op == Op::LINEAR || op == Op::SILU_MUL || op == Op::ADD || op == Op::MUL ||
+           op == Op::SILU;
+}
+
+// The steps of one expert: what is written there is gone behind them.
+struct Group {
+    size_t first = 0, end = 0; // the EXPERT step, and the one behind the COMBINE
+    std::vector<bool> written; // buffers, before it
+};
 
 // The row of out that a LINEAR step's next block has to begin with; 0: there is none.
 int64_t block_end(const Package &package, const Step &s) {
@@ -49,21 +66,23 @@ int64_t block_end(const Package &package, const Step &s) {
 class StepCheck {
   public:
     StepCheck(Package &package, const uint8_t *record, size_t index, std::vector<bool> &written,
-              std::vector<bool> &stored)
-        : package_(package), r_(record), index_(index), written_(written), stored_(stored),
+              std::vector<bool> &stored, Group &group)
+        : package_(package), r_(record), index_(index), written_(written), stored_(stored), group_(group),
           head_(index >= package.program.head_first) {}
 
     void run() {
         const uint16_t op = be16(r_);
-        need(op >= 1 && op <= LAST_OP, "op", "1 to 12", op);
+        need(op >= 1 && op <= LAST_OP, "op", "1 to 17", op);
         operands_ = &OPERANDS[op];
         s_ = decode();
         check_unused();
         check_scopes();
         check_shapes();
         check_block();
+        check_group();
         if (operands_->out) written_[s_.out] = true;
         package_.steps.push_back(s_);
+        if (s_.op == Op::COMBINE) std::swap(written_, group_.written);
     }
 
   private:
@@ -106,7 +125,7 @@ class StepCheck {
     void check_scopes() const {
         if (head_)
             need(s_.op != Op::EMBED && s_.op != Op::ROPE_TABLE && s_.op != Op::ROPE && s_.op != Op::KV_STORE &&
-                     s_.op != Op::ATTENTION,
+                     s_.op != Op::ATTENTION && s_.op < Op::ROUTE,
                  "op after head_first", "one without positions", int64_t(s_.op));
         for (int i = 0; i < operands_->inputs; ++i) {
             need(head_ || in(i).scope == Scope::BODY, "scope of an input", "body", int64_t(in(i).scope));
@@ -204,7 +223,52 @@ class StepCheck {
         case Op::SILU:
             input(0, F32, in(0).width), output(F32, in(0).width);
             break;
+        case Op::ROUTE:
+            input(0, F32, in(0).width), output(F32, in(0).width);
+            need(s_.p[0] >= 1 && uint32_t(s_.p[0]) <= in(0).width, "experts a token", "1 to all", s_.p[0]);
+            need(s_.p[1] == 0 || s_.p[1] == 1, "normalized", "0 or 1", s_.p[1]);
+            apart(0);
+            break;
+        case Op::ZERO:
+            output(F32, out().width);
+            break;
+        case Op::EXPERT:
+        case Op::COMBINE:
+            input(0, s_.op == Op::EXPERT ? in(0).kind : F32, in(0).width), output(in(0).kind, in(0).width);
+            input(1, F32, in(1).width);
+            need(s_.p[0] >= 0 && uint32_t(s_.p[0]) < in(1).width, "expert", "a column of the gates", s_.p[0]);
+            apart(0), apart(1);
+            break;
+        case Op::GATE:
+            input(0, F32, in(0).width), input(1, F32, 1), output(F32, in(0).width);
+            if (s_.out != s_.in[0]) apart(1);
+            break;
         }
+    }
+
+    // EXPERT, what its tokens go through, and COMBINE, which adds it to a buffer that was there before.
+    void check_group() {
+        const bool inside = index_ < group_.end;
+        if (s_.op == Op::EXPERT) {
+            need(!inside, "place", "behind the COMBINE of the expert before", int64_t(index_));
+            need(s_.p[1] >= 2 && uint64_t(s_.p[1]) < package_.program.head_first - uint64_t(index_), "steps",
+                 "2 or more, all in the body", s_.p[1]);
+            group_.first = index_;
+            group_.end = index_ + 1 + static_cast<size_t>(s_.p[1]);
+            group_.written = written_;
+            return;
+        }
+        need((s_.op == Op::COMBINE) == (inside && index_ + 1 == group_.end), "place of COMBINE",
+             "behind the last step of an expert, and there only", int64_t(index_));
+        if (!inside) return;
+        const Step &expert = package_.steps[group_.first];
+        need(s_.out != expert.in[1], "output", "not the gates", s_.out);
+        if (s_.op == Op::COMBINE) {
+            need(s_.in[1] == expert.in[1] && s_.p[0] == expert.p[0], "gates and expert", "those of EXPERT", s_.p[0]);
+            need(group_.written[s_.out], "output", "a buffer that was written before EXPERT", s_.out);
+            return;
+        }
+        need(in_group(s_.op), "op of an expert", "QUANTIZE, LINEAR or an elementwise one", int64_t(s_.op));
     }
 
     // Blocks of rows of one matrix follow each other at once, on one side of head_first, and fill their output.
@@ -223,6 +287,7 @@ class StepCheck {
     const size_t index_;
     std::vector<bool> &written_; // buffers
     std::vector<bool> &stored_;  // caches
+    Group &group_;
     const bool head_;
     const Operands *operands_ = nullptr;
     Step s_{};
@@ -282,9 +347,10 @@ void read_program(Package &package) {
     const std::vector<uint8_t> program = read_section(package, PROGRAM);
     package.program = {be32(program.data()), be32(program.data() + 4), be32(program.data() + 8)};
     std::vector<bool> written(package.buffers.size()), stored(package.caches.size());
+    Group group;
     package.steps.reserve(package.sections[STEPS].size / 96);
     each_record(package, STEPS, 96,
-                [&](const uint8_t *r, size_t i) { StepCheck(package, r, i, written, stored).run(); });
+                [&](const uint8_t *r, size_t i) { StepCheck(package, r, i, written, stored, group).run(); });
     if (block_end(package, package.steps.back()) != 0)
         throw PackageError("E_STEP", "the last step", "all rows of its output", "a block of them");
     check_program(package, program.data());

@@ -111,15 +111,22 @@ void check_ring(const Package &package, size_t plan, const std::vector<Read> &re
 } // namespace
 
 std::vector<SegmentUse> segment_uses(const Package &package) {
-    enum { UNUSED = 0, IN_BODY = 1, EMBEDDED = 2, IN_HEAD = 4 };
+    enum { UNUSED = 0, IN_BODY = 1, EMBEDDED = 2, IN_HEAD = 4, IN_EXPERT = 8 };
+    uint32_t expert = NONE, expert_end = 0; // the steps of one expert
     std::vector<uint8_t> tensors(package.tensors.size(), UNUSED);
     std::vector<SegmentUse> uses(package.segments.size());
     for (uint32_t i = 0; i < package.steps.size(); ++i) {
         const Step &step = package.steps[i];
+        if (step.op == Op::EXPERT) expert = i, expert_end = i + 1 + static_cast<uint32_t>(step.p[1]);
         for (const uint32_t id : {step.weight, step.bias}) {
             if (id == NONE) continue;
-            tensors[id] |= i >= package.program.head_first ? IN_HEAD : step.op == Op::EMBED ? EMBEDDED : IN_BODY;
+            tensors[id] |= i < expert_end                   ? IN_EXPERT
+                           : i >= package.program.head_first ? IN_HEAD
+                           : step.op == Op::EMBED            ? EMBEDDED
+                                                             : IN_BODY;
             SegmentUse &use = uses[package.tensors[id].segment];
+            const bool alone = use.first == NONE || use.expert == expert;
+            use.expert = alone && i < expert_end ? expert : NONE;
             use.first = std::min(use.first, i);
             use.last = i;
         }
@@ -130,6 +137,7 @@ std::vector<SegmentUse> segment_uses(const Package &package) {
         uses[i].streams = std::all_of(first, end, [](uint8_t use) { return use == IN_BODY; });
         uses[i].only_embeds = std::any_of(first, end, [](uint8_t use) { return use == EMBEDDED; }) &&
                               std::all_of(first, end, [](uint8_t use) { return use == EMBEDDED || use == UNUSED; });
+        if (!std::all_of(first, end, [](uint8_t use) { return use == IN_EXPERT; })) uses[i].expert = NONE;
     }
     return uses;
 }

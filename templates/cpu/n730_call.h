@@ -32,6 +32,9 @@ typedef struct n730_call {
     int64_t kv_heads; /* of the cache */
     int64_t head_dim;
     int64_t rotary_dim;
+    int64_t expert;     /* EXPERT, COMBINE: column of in[1], the gates */
+    int64_t top_k;      /* ROUTE */
+    int64_t normalized; /* ROUTE: whether the gates are divided by their sum */
     float f[4]; /* f0 as FORMAT.md says for the op */
 } n730_call;
 

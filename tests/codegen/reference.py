@@ -100,6 +100,23 @@ def silu(x: np.ndarray) -> np.ndarray:
     return x / (f32(1) + exp(-x))
 
 
+def route(x: np.ndarray, top_k: int, normalized: bool) -> np.ndarray:
+    """f32[t, experts] → gates f32[t, experts]"""
+    out = np.zeros_like(x)
+    for logits, gates in zip(x, out, strict=True):
+        chances = exp(logits - logits.max())
+        total = f32(0)
+        for chance in chances:
+            total += chance
+        chances = chances / total
+        chosen = np.argsort(-chances, kind="stable")[:top_k]
+        kept = f32(0)
+        for i in chosen:
+            kept += chances[i]
+        gates[chosen] = chances[chosen] / (kept if normalized else f32(1))
+    return out
+
+
 def rope_table(positions: range, inv_freq: np.ndarray, scaling: float) -> np.ndarray:
     rows = []
     for position in positions:

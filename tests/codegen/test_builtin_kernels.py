@@ -296,3 +296,56 @@ def test_baseline_needs_no_more_than_sse2(libraries: dict[Isa, Path]) -> None:
     newer = {"pshufb", "pmaddubsw", "pmovzxbw", "roundps", "blendvps", "pmulld", "popcnt", "movbe", "haddps", "pabsb"}
     assert not newer & mnemonics
     assert not {m for m in mnemonics if m.startswith("v") and m not in {"verr", "verw"}}, "AVX in the baseline"
+
+
+@pytest.mark.parametrize("isa", ISAS)
+def test_route(builtin: Lookup, isa: Isa) -> None:
+    rng = np.random.default_rng(7)
+    for experts, top_k in ((1, 1), (7, 2), (8, 8), (33, 6), (64, 8)):
+        for normalized in (0, 1):
+            x, out = activations(rng, 5, experts), strided(5, experts, fill=7.0)
+            x[1] = 0.25  # all equal: the first ones
+            x[2, -1] = 50.0
+            Run(out, x, cols=experts, top_k=top_k, normalized=normalized).go(builtin(isa, StepOp.ROUTE), 0, 2, 5)
+            assert ((out != 0).sum(axis=1) == top_k).all()
+            assert (np.flatnonzero(out[1]) == np.arange(top_k)).all()
+            same(out, reference.route(x, top_k, bool(normalized)))
+
+
+@pytest.mark.parametrize("isa", ISAS)
+def test_route_keeps_to_its_experts_whatever_the_logits(builtin: Lookup, isa: Isa) -> None:
+    x, out = strided(3, 9), strided(3, 9, fill=7.0)
+    x[0], x[1], x[2] = np.nan, np.inf, -np.inf
+    x[0, 4] = 1.0
+    Run(out, x, cols=9, top_k=3, normalized=1).go(builtin(isa, StepOp.ROUTE), 0, 3)
+    assert ((out != 0).sum(axis=1) <= 3).all()
+    assert (out.base[:, 9:] == 7.0).all()
+
+
+@pytest.mark.parametrize("isa", ISAS)
+def test_expert_and_combine(builtin: Lookup, isa: Isa) -> None:
+    rng = np.random.default_rng(8)
+    for width in (1, 8, 33, 256, 600):
+        x, gates = activations(rng, 9, width), strided(9, 4)
+        gates[[0, 3, 4, 8], 2] = rng.standard_normal(4)
+        chosen = strided(9, width)
+        Run(chosen, x, gates, cols=width, expert=2).go(builtin(isa, StepOp.EXPERT), 0, 4, 9)
+        same(chosen[:4], x[[0, 3, 4, 8]])
+        out = activations(rng, 9, width)
+        want = out.copy()
+        want[[0, 3, 4, 8]] += gates[[0, 3, 4, 8], 2, None] * chosen[:4]
+        chunks = -(-width // 256)
+        Run(out, chosen, gates, cols=width, expert=2).go(builtin(isa, StepOp.COMBINE), *sorted({0, 1, chunks}))
+        same(out, want)
+
+
+@pytest.mark.parametrize("isa", ISAS)
+def test_zero_and_gate(builtin: Lookup, isa: Isa) -> None:
+    rng = np.random.default_rng(9)
+    for width in WIDTHS:
+        chunks = -(-width // 256)
+        x, g, out = activations(rng, 3, width), activations(rng, 3, 1), strided(3, width, fill=7.0)
+        Run(out, cols=width).go(builtin(isa, StepOp.ZERO), 0, 3 * chunks)
+        assert not out.any() and (out.base[:, width:] == 7.0).all()
+        Run(out, x, g, cols=width).go(builtin(isa, StepOp.GATE), 0, 1, 3 * chunks)
+        np.testing.assert_allclose(out, x / (1 + np.exp(-g.astype(np.float64))), rtol=3e-7)

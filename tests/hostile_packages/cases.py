@@ -25,6 +25,7 @@ PLAIN = Shape(
 )
 RICH = replace(PLAIN, format=Format.INT4, layers=2, images=(Isa.SSE2, Isa.AVX2), contexts=(4,), tied=True)
 FLOAT = replace(PLAIN, format=Format.BF16, split_silu=True)
+EXPERTS = replace(PLAIN, format=Format.INT4, layers=2, experts=3, places=2)
 STREAMED = replace(PLAIN, window=3, layers=3, ffn=40, slots=2, rows=True, blocks=True)
 
 
@@ -54,6 +55,7 @@ def cases() -> Iterator[Case]:
         _program,
         _plans,
         _streams,
+        _experts,
         _kernels,
         _rest,
     ):
@@ -437,7 +439,7 @@ def _plans() -> Iterator[Case]:
         "without_head_batch": {"head_batch": 0},
         "head_batch_over_batch": {"head_batch": plan.batch + 1},
         "reserved_word": {"zero": 1},
-        "reserved_bytes": {"zeros": bytes(31) + b"\1"},
+        "reserved_bytes": {"zeros": bytes(19) + b"\1"},
         "disk_speed_nan": {"disk_bytes_per_s": float("nan")},
         "disk_speed_negative": {"disk_bytes_per_s": -1.0},
         "reads_of_no_bytes": {"read_bytes": 0},
@@ -581,6 +583,61 @@ def _op(forge: Forge, step: int) -> int:
     return int(forge.record(Kind.STEPS, step).op)
 
 
+def _experts() -> Iterator[Case]:
+    forge, op = Forge(good(EXPERTS)), StepOp
+    expert, combine, route = (forge.step(kind) for kind in (op.EXPERT, op.COMBINE, op.ROUTE))
+    first = forge.record(Kind.STEPS, expert)
+    gates, linear = first.in1, expert + 1
+    for name, step, fields in (
+        ("route_keeps_none", route, {"p0": 0}),
+        ("route_keeps_more_than_there_are", route, {"p0": 4}),
+        ("route_normalized_twice", route, {"p1": 2}),
+        ("route_in_place", route, {"out": forge.record(Kind.STEPS, route).in0}),
+        ("zero_of_an_input", forge.step(op.ZERO), {"in0": 0}),
+        ("gate_of_many_numbers", forge.step(op.GATE), {"in1": 0}),
+        ("expert_of_no_column", expert, {"p0": 3}),
+        ("expert_of_column_minus_one", expert, {"p0": -1}),
+        ("expert_of_no_steps", expert, {"p1": 0}),
+        ("expert_of_one_step", expert, {"p1": 1}),
+        ("expert_ends_before_combine", expert, {"p1": first.p1 - 1}),
+        ("expert_ends_behind_combine", expert, {"p1": first.p1 + 1}),
+        ("expert_of_two_billion_steps", expert, {"p1": (1 << 31) - 1}),
+        ("expert_of_minus_two_steps", expert, {"p1": -2}),
+        ("expert_reaches_into_the_head", expert, {"p1": forge.record(Kind.PROGRAM, 0).head_first - expert}),
+        ("expert_in_place", expert, {"out": first.in0}),
+        ("expert_gates_of_another_width", expert, {"in1": 0}),
+        ("expert_within_an_expert", linear, {"op": op.EXPERT}),
+        ("expert_writes_its_gates", linear, {"out": gates}),
+        ("combine_of_another_expert", combine, {"p0": 1}),
+        ("combine_by_other_gates", combine, {"in1": forge.record(Kind.STEPS, route).in0}),
+        ("combine_into_what_may_not_be_there", combine, {"out": forge.record(Kind.STEPS, combine).in0}),
+        ("combine_outside", forge.step(op.ADD), {"op": op.COMBINE}),
+    ):
+        yield _edited(name, "E_STEP", Kind.STEPS, step, EXPERTS, **fields)
+    inside = forge.record(Kind.STEPS, combine).in0  # what an expert's last matrix gives
+    add = forge.step(op.ADD, 1)
+    yield _edited("step_reads_what_an_expert_left", "E_STEP", Kind.STEPS, add, EXPERTS, in1=inside)
+    other = forge.step(op.EXPERT, 1) + 1
+    weight = forge.record(Kind.STEPS, linear).weight
+    yield _edited("two_experts_of_one_matrix", "E_PLAN", Kind.STEPS, other, EXPERTS, weight=weight)
+    plan = forge.record(Kind.PLANS, 0)
+    for name, numbers in {
+        "no_places_for_experts": {"expert_places": 0},
+        "no_places_but_an_offset": {"expert_places": 0, "experts_offset": 4096},
+        "four_billion_places_for_experts": {"expert_places": NONE},
+        "places_for_experts_beyond_the_arena": {"expert_places": 60000},
+        "experts_on_the_weights": {"experts_offset": plan.experts_offset + 4096},
+        "experts_not_on_a_page": {"experts_offset": plan.experts_offset + 64},
+        "experts_offset_overflows": {"experts_offset": U64 - 4095},
+    }.items():
+        yield _edited(name, "E_PLAN", Kind.PLANS, 0, EXPERTS, **numbers)
+    yield _edited("places_but_no_experts", "E_PLAN", Kind.PLANS, 0, expert_places=1)
+    cached = [i for i in range(forge.count(Kind.PLACEMENTS)) if forge.record(Kind.PLACEMENTS, i).tier == Tier.EXPERT]
+    yield _edited("expert_with_a_place_of_its_own", "E_PLAN", Kind.PLACEMENTS, cached[0], EXPERTS, offset=4096)
+    yield _edited("expert_streamed", "E_PLAN", Kind.PLACEMENTS, cached[0], EXPERTS, tier=Tier.STREAM)
+    yield _edited("no_expert_but_read_like_one", "E_PLAN", Kind.PLACEMENTS, 0, EXPERTS, tier=Tier.EXPERT, offset=0)
+
+
 def _kernels() -> Iterator[Case]:
     forge = Forge(good())
     k0 = forge.record(Kind.KERNELS, 0)
@@ -700,6 +757,8 @@ def accepted() -> Iterator[tuple[str, bytes]]:
         ("float", FLOAT),
         ("f16", replace(FLOAT, format=Format.F16)),
         ("streamed", STREAMED),
+        ("experts", EXPERTS),
+        ("experts_in_ram", replace(EXPERTS, places=0)),
     ):
         yield name, good(shape)
     metas = {

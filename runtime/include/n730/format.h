@@ -38,7 +38,7 @@ enum class Format : uint8_t { F32, F16, BF16, INT8, INT4, INT2 };
 enum class Layout : uint8_t { VECTOR, MATRIX };
 enum class BufferKind : uint8_t { F32, Q8 };
 enum class Scope : uint8_t { BODY, HEAD };
-enum class Tier : uint8_t { RAM, STREAM, VRAM, ROWS };
+enum class Tier : uint8_t { RAM, STREAM, VRAM, ROWS, EXPERT };
 enum class Isa : uint32_t { SSE2, SSSE3, AVX, AVX2, AVX512 }; // each holds all before it
 
 enum class Op : uint16_t {
@@ -53,7 +53,12 @@ enum class Op : uint16_t {
     SILU_MUL,
     ADD,
     MUL,
-    SILU
+    SILU,
+    ROUTE,
+    ZERO,
+    EXPERT,
+    COMBINE,
+    GATE
 };
 
 enum Action : uint16_t { LOAD = 1, RUN, READ, WAIT };
@@ -140,6 +145,8 @@ struct Plan {
     uint32_t schedule_first, schedule_count;
     double decode_tokens_per_s, prefill_tokens_per_s, first_token_s, disk_bytes_per_s;
     uint32_t read_bytes, reads_in_flight;
+    uint64_t experts_offset = 0; // of the cache of experts, in the arena
+    uint32_t expert_places = 0;  // each as large as the largest EXPERT segment
     uint64_t ram_bytes() const { return arena_bytes + OVERHEAD; } // what the whole process takes at most
 };
 

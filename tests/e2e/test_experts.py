@@ -1,0 +1,114 @@
+"""Mixture of experts: as transformers computes it, whatever the threads, and wherever the experts lie."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from transformers import AutoModelForCausalLM
+
+from n730c.artifacts import Tier
+from n730c.dtypes import Format
+from n730c.package import read_package
+from tests.e2e.conftest import Built, generate, n730_exec, n730c
+from tests.e2e.test_parity import END, held_out_ids, runtime_logits
+from tests.tiny_package import Shape, tiny, tiny_plan
+
+KINDS = ("mixtral", "qwen2_moe", "olmoe")
+EXACT = Shape(Format.INT4, layers=3, hidden=96, head_dim=24, ffn=72, experts=7, top_k=2, context=40, batch=6)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_logits_and_tokens_are_those_of_transformers(
+    kind: str, built: Built, models: Callable[[str], Path], tmp_path: Path
+) -> None:
+    reference = AutoModelForCausalLM.from_pretrained(models(kind), dtype=torch.float32).eval()
+    ids = held_out_ids(120)
+    with torch.no_grad():
+        expected = reference(torch.tensor([ids])).logits[0].numpy()
+        tokens = reference.generate(torch.tensor([ids[:20]]), max_new_tokens=40, do_sample=False)[0, 20:].tolist()
+    found = runtime_logits(built(kind, "fp16"), ids, tmp_path, "--trust")
+    assert np.abs(found - expected).max() <= 2e-3 * np.abs(expected).max()
+    wanted = tokens[: tokens.index(END)] if END in tokens else tokens
+    assert generate(built(kind, "fp16"), ids[:20], 40, tmp_path, "--trust") == wanted
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_few_bits_run(kind: str, built: Built, tmp_path: Path) -> None:
+    package = built(kind, "int4")
+    content = read_package(package)
+    routers = [t for t in content.program.tensors if t.name.endswith("mlp.gate.weight")]
+    assert routers and all(t.format is Format.F16 for t in routers)
+    ids = held_out_ids(70)
+    first = runtime_logits(package, ids, tmp_path, "--trust", "--threads", "1")
+    assert np.isfinite(first).all()
+    for options in (["--trust", "--threads", "3"], ["--kernels", "sse2", "--threads", "2"]):
+        assert np.array_equal(first, runtime_logits(package, ids, tmp_path, *options)), options
+
+
+@pytest.fixture(scope="module")
+def tiny_experts(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A toy with plans for all experts in RAM and for fewer and fewer places."""
+    toy = tiny(EXACT)
+    sizes = tuple(
+        tiny_plan(toy.program, EXACT.context, replace(EXACT, places=n), len(toy.tokenizer)) for n in (0, 12, 5, 2, 1)
+    )
+    return replace(toy, plans=sizes).write(tmp_path_factory.mktemp("experts") / "experts.n730")
+
+
+def test_wherever_experts_lie_the_bits_are_the_same(tiny_experts: Path, tmp_path: Path) -> None:
+    ids = [i * i * 37 % 300 for i in range(70)]
+    sizes = [plan.ram_bytes for plan in read_package(tiny_experts).plans]
+    assert sizes == sorted(set(sizes), reverse=True)
+    first = runtime_logits(tiny_experts, ids, tmp_path, "--threads", "1", "--kernels", "builtin")
+    for size in sizes:
+        for options in (["--threads", "1"], ["--threads", "3"], ["--kernels", "sse2", "--threads", "2"]):
+            found = runtime_logits(tiny_experts, ids, tmp_path, "--ram", str(size), *options)
+            assert np.array_equal(first, found), (size, options)
+
+
+def test_experts_stay_inside_the_budget(tiny_experts: Path) -> None:
+    for plan in read_package(tiny_experts).plans:
+        options = ["--json", "--prompt-tokens", "12", "--gen-tokens", "20", "--ram", str(plan.ram_bytes)]
+        done = n730_exec("bench", tiny_experts, *options)
+        assert done.returncode == 0, done.stderr.decode()
+        facts = json.loads(done.stdout)
+        assert facts["peak_rss_bytes"] <= plan.ram_bytes
+
+
+def test_a_damaged_expert_ends_the_run(tiny_experts: Path, tmp_path: Path) -> None:
+    content = read_package(tiny_experts)
+    data = bytearray(tiny_experts.read_bytes())
+    end = len(data)
+    for i, segment in reversed(list(enumerate(content.program.segments))):
+        end -= segment.size
+        if content.plans[-1].placements[i].tier is Tier.EXPERT:
+            data[end + 100] ^= 1
+    (tmp_path / "bad.n730").write_bytes(data)
+    least = str(content.plans[-1].ram_bytes)
+    for threads in ("1", "3"):
+        done = n730_exec(tmp_path / "bad.n730", "--prompt", "the", "-n", "3", "--ram", least, "--threads", threads)
+        assert done.returncode == 1
+        assert b"E_SEGMENT_CHECKSUM" in done.stderr.splitlines()[-1]
+
+
+def test_a_model_larger_than_its_memory(models: Callable[[str], Path], tmp_path: Path) -> None:
+    """Built for less than its weights: the plan keeps a cache of experts, and says how many it counts on."""
+    package = tmp_path / "small.n730"
+    common = ["--target", "gt730", "--precision", "fp16", "--context", "64"]
+    whole = n730c("plan", models("qwen2_moe"), *common, "--json")
+    assert whole.returncode == 0, whole.stderr
+    ram = json.loads(whole.stdout)["ram_bytes"] - 400_000
+    done = n730c("build", models("qwen2_moe"), *common, "--ram", str(ram // 1024 * 1024), "--no-tune", "-o", package)
+    assert done.returncode == 1 or package.exists(), done.stderr
+    content = read_package(package)
+    assert content.plans[0].expert_places > 0
+    ids = held_out_ids(60)
+    full = tmp_path / "full.n730"
+    assert n730c("build", models("qwen2_moe"), *common, "--no-tune", "-o", full).returncode == 0
+    assert np.array_equal(runtime_logits(package, ids, tmp_path), runtime_logits(full, ids, tmp_path))

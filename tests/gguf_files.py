@@ -1,0 +1,162 @@
+"""GGUF files made from Hugging Face folders with the ``gguf`` package, as llama.cpp's converter lays them out."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import gguf
+import numpy as np
+from gguf import GGMLQuantizationType as Type
+from safetensors.torch import load_file
+
+ENDS = {"model.embed_tokens": "token_embd", "model.norm": "output_norm", "lm_head": "output"}
+LAYER = {
+    "self_attn.q_proj": "attn_q",
+    "self_attn.k_proj": "attn_k",
+    "self_attn.v_proj": "attn_v",
+    "self_attn.o_proj": "attn_output",
+    "self_attn.q_norm": "attn_q_norm",
+    "self_attn.k_norm": "attn_k_norm",
+    "input_layernorm": "attn_norm",
+    "post_attention_layernorm": "ffn_norm",
+    "mlp.gate_proj": "ffn_gate",
+    "mlp.up_proj": "ffn_up",
+    "mlp.down_proj": "ffn_down",
+}
+CAN_QUANTIZE = (Type.F32, Type.F16, Type.BF16, Type.Q4_0, Type.Q8_0)
+
+
+def file_name(name: str) -> str:
+    """``blk.0.attn_q.weight`` for ``model.layers.0.self_attn.q_proj.weight``."""
+    stem, _, ending = name.rpartition(".")
+    if stem in ENDS:
+        return f"{ENDS[stem]}.{ending}"
+    _, _, number, part = stem.split(".", 3)
+    return f"blk.{number}.{LAYER[part]}.{ending}"
+
+
+def paired(values: np.ndarray, heads: int) -> np.ndarray:
+    """Rows (i, i + head_dim/2) side by side, as the ``llama`` architecture stores Q and K."""
+    return values.reshape(heads, 2, -1, *values.shape[1:]).swapaxes(1, 2).reshape(values.shape)
+
+
+def random_blocks(shape: tuple[int, ...], kind: Type, seed: int) -> np.ndarray:
+    """Bytes of a tensor of a type that the package reads but does not write: random, with scales of a weight's size."""
+    random = np.random.default_rng(seed)
+    block, size = gguf.GGML_QUANT_SIZES[kind]
+    count = int(np.prod(shape)) // block
+    blocks = random.integers(0, 256, (count, size), dtype=np.uint8)
+    small = np.full((count, 1), 2e-5 if kind is Type.Q6_K else 5e-5, dtype=np.float16).view(np.uint8)
+    if kind is Type.Q6_K:
+        blocks[:, -2:] = small
+    else:  # Q4_K, Q5_K: d, then the minimum's
+        blocks[:, :2] = small
+        blocks[:, 2:4] = (small.view(np.float16) * np.float16(10)).view(np.uint8)
+    return blocks.reshape(*shape[:-1], shape[-1] // block * size)
+
+
+def write_gguf(
+    folder: Path,
+    path: Path,
+    type_of: Callable[[str], Type],
+    metadata: dict[str, Any] | None = None,
+) -> dict[str, np.ndarray]:
+    """Write ``folder``'s model to ``path``; matrices get ``type_of`` their own name, vectors F32.
+
+    ``metadata`` replaces values of the tokenizer. Returns the weights that the file stands for, dequantized by the
+    package, by the model's own names.
+    """
+    config = json.loads((folder / "config.json").read_text())
+    kind = config["model_type"]
+    writer = gguf.GGUFWriter(path, kind)
+    heads, kv_heads = config["num_attention_heads"], config["num_key_value_heads"]
+    head_dim = config.get("head_dim") or config["hidden_size"] // heads
+    rope = config["rope_parameters"]
+    writer.add_context_length(config["max_position_embeddings"])
+    writer.add_embedding_length(config["hidden_size"])
+    writer.add_block_count(config["num_hidden_layers"])
+    writer.add_feed_forward_length(config["intermediate_size"])
+    writer.add_head_count(heads)
+    writer.add_head_count_kv(kv_heads)
+    writer.add_key_length(head_dim)
+    writer.add_value_length(head_dim)
+    writer.add_layer_norm_rms_eps(config["rms_norm_eps"])
+    writer.add_rope_dimension_count(head_dim)
+    writer.add_rope_freq_base(rope["rope_theta"])
+    writer.add_vocab_size(config["vocab_size"])
+    _add_tokenizer(writer, folder, config["vocab_size"], metadata or {})
+    stands_for = {}
+    for number, (name, tensor) in enumerate(sorted(load_file(folder / "model.safetensors").items())):
+        values = tensor.float().numpy()
+        stored = Type.F32 if values.ndim == 1 else type_of(name)
+        part = next((p for p in ("q", "k") if f"self_attn.{p}_proj" in name), None)
+        order = np.arange(len(values))
+        if kind == "llama" and part:
+            order = paired(order, heads if part == "q" else kv_heads)
+        if stored in CAN_QUANTIZE:
+            content = gguf.quants.quantize(np.ascontiguousarray(values[order]), stored)
+        else:
+            content = random_blocks(values.shape, stored, number)
+        writer.add_tensor(file_name(name), content, raw_dtype=stored)
+        read = gguf.quants.dequantize(content, stored)
+        stands_for[name] = np.empty_like(values)
+        stands_for[name][order] = read
+    if rope["rope_type"] == "llama3":
+        writer.add_tensor("rope_freqs.weight", _llama3_divisors(rope, head_dim))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return stands_for
+
+
+def _llama3_divisors(rope: dict[str, Any], head_dim: int) -> np.ndarray:
+    """As the converter computes them, frequency by frequency (Llama 3.1's model card)."""
+    low, high = rope["low_freq_factor"], rope["high_freq_factor"]
+    original, divisors = rope["original_max_position_embeddings"], []
+    for i in range(0, head_dim, 2):
+        wavelength = 2 * np.pi * rope["rope_theta"] ** (i / head_dim)
+        if wavelength < original / high:
+            divisors.append(1.0)
+        elif wavelength > original / low:
+            divisors.append(rope["factor"])
+        else:
+            smooth = (original / wavelength - low) / (high - low)
+            divisors.append(1 / ((1 - smooth) / rope["factor"] + smooth))
+    return np.asarray(divisors, dtype=np.float32)
+
+
+def _add_tokenizer(writer: gguf.GGUFWriter, folder: Path, vocab: int, replaced: dict[str, Any]) -> None:
+    tokenizer = json.loads((folder / "tokenizer.json").read_text())
+    special = {token["id"] for token in tokenizer["added_tokens"]}
+    by_id = {i: text for text, i in tokenizer["model"]["vocab"].items()}
+    ids = range(vocab)
+    values: dict[str, Any] = {
+        "model": "gpt2",
+        "pre": "llama-bpe",
+        "tokens": [by_id.get(i, f"[PAD{i}]") for i in ids],
+        "token_type": [3 if i in special else 1 if i in by_id else 5 for i in ids],
+        "merges": [" ".join(merge) for merge in tokenizer["model"]["merges"]],
+        "bos_token_id": 0,
+        "eos_token_id": 0,
+        "add_bos_token": False,
+        **replaced,
+    }
+    adders: dict[str, Callable[..., None]] = {
+        "model": writer.add_tokenizer_model,
+        "pre": writer.add_tokenizer_pre,
+        "tokens": writer.add_token_list,
+        "token_type": writer.add_token_types,
+        "merges": writer.add_token_merges,
+        "bos_token_id": writer.add_bos_token_id,
+        "eos_token_id": writer.add_eos_token_id,
+        "add_bos_token": writer.add_add_bos_token,
+    }
+    for key, value in values.items():
+        if value is not None:
+            adders[key](value)
+    if (folder / "chat_template.jinja").is_file():
+        writer.add_chat_template((folder / "chat_template.jinja").read_text())
