@@ -5,6 +5,7 @@ from __future__ import annotations
 from n730c.ir.core import Const, Graph, Node, Op, Param
 
 VOCAB, WIDTH, HEADS, KV_HEADS, HEAD_DIM = 11, 6, 4, 2, 4
+EXPERTS = 5
 
 
 def every_op() -> Graph:
@@ -15,6 +16,10 @@ def every_op() -> Graph:
         "q.bias": (HEADS * HEAD_DIM,),
         "kv": (KV_HEADS * HEAD_DIM, WIDTH),
         "o": (WIDTH, HEADS * HEAD_DIM),
+        "router": (EXPERTS, WIDTH),
+        "gate_up": (EXPERTS, 2 * 3, WIDTH),
+        "down": (EXPERTS, WIDTH, 3),
+        "gate": (1, WIDTH),
         "head": (VOCAB, WIDTH),
     }
     rope = (("heads", HEADS), ("head_dim", HEAD_DIM), ("rotary_dim", 4), ("scaling", 1.5))
@@ -31,7 +36,12 @@ def every_op() -> Graph:
         Node("m", Op.MUL, ("s", "n"), (), (), WIDTH, 0),
         Node("f", Op.SILU_MUL, ("m", "o"), (), (), WIDTH, 0),
         Node("sum", Op.ADD, ("h", "f"), (), (), WIDTH, 0),
-        Node("logits", Op.LINEAR, ("sum",), (("weight", "head"),), (), VOCAB, None, "head"),
+        Node("router", Op.LINEAR, ("sum",), (("weight", "router"),), (), EXPERTS, 0),
+        Node("gates", Op.ROUTE, ("router",), (), (("top_k", 2), ("normalized", False)), EXPERTS, 0),
+        Node("e", Op.EXPERTS, ("sum", "gates"), (("gate_up", "gate_up"), ("down", "down")), (), WIDTH, 0),
+        Node("g", Op.LINEAR, ("e",), (("weight", "gate"),), (), 1, 0),
+        Node("out", Op.GATE, ("e", "g"), (), (), WIDTH, 0),
+        Node("logits", Op.LINEAR, ("out",), (("weight", "head"),), (), VOCAB, None, "head"),
     )
     return Graph(
         name="every op",

@@ -10,6 +10,8 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from transformers import Qwen2MoeConfig
+from transformers.models.qwen2_moe.modeling_qwen2_moe import Qwen2MoeSparseMoeBlock
 
 from n730c.errors import InvalidIR
 from n730c.ir.core import Op
@@ -122,3 +124,32 @@ def test_wrong_ids(ids: list[int], expected: str) -> None:
 def test_a_tensor_of_the_wrong_shape() -> None:
     with pytest.raises(InvalidIR, match=r"tensor embed \(expected \(11, 6\), found \(1,\)\)"):
         interpret(every_op(), [1], lambda name: random(1))
+
+
+@pytest.mark.parametrize("normalized", [True, False])
+def test_experts_are_those_of_qwen2_moe(normalized: bool) -> None:
+    config = Qwen2MoeConfig(
+        hidden_size=12, moe_intermediate_size=10, num_experts=6, num_experts_per_tok=3, norm_topk_prob=normalized,
+        shared_expert_intermediate_size=8,
+    )  # fmt: skip
+    config._experts_implementation = "eager"
+    torch.manual_seed(0)
+    block = Qwen2MoeSparseMoeBlock(config)
+    for parameter in block.parameters():
+        torch.nn.init.normal_(parameter)
+    of = {name: tensor.detach().numpy() for name, tensor in block.named_parameters()}
+    x = random(9, 12)
+    gates = OPS[Op.ROUTE].reference((x @ of["gate.weight"].T,), {}, {"top_k": 3, "normalized": normalized})
+    weights = {"gate_up": of["experts.gate_up_proj"], "down": of["experts.down_proj"]}
+    y = OPS[Op.EXPERTS].reference((x, gates), weights, {})
+    both = [x @ of[f"shared_expert.{name}_proj.weight"].T for name in ("gate", "up")]
+    shared = OPS[Op.SILU_MUL].reference(tuple(both), {}, {}) @ of["shared_expert.down_proj.weight"].T
+    found = y + OPS[Op.GATE].reference((shared, x @ of["shared_expert_gate.weight"].T), {}, {})
+    with torch.no_grad():
+        expected = block(torch.tensor(x)[None])[0]
+    assert np.allclose(found, expected.numpy(), rtol=1e-4, atol=1e-4)
+
+
+def test_of_equal_chances_the_first_experts_are_taken() -> None:
+    gates = OPS[Op.ROUTE].reference((np.zeros((1, 5), np.float32),), {}, {"top_k": 2, "normalized": True})
+    assert gates.tolist() == [[0.5, 0.5, 0, 0, 0]]
