@@ -3,8 +3,10 @@
     python benchmarks/gguf_parity.py --peer-python /path/to/venv/bin/python [--out benchmarks/gguf_parity.md]
 
 The peer is llama-cpp-python (see benchmarks/cpu/versus_llama_cpp.py) in an environment of its own. Both get the same
-token ids. A prompt agrees up to the first token that differs; there the peer's logits say how near the two tokens were.
-Both quantize activations to 8 bits in front of quantized matrices, in blocks of 32, but round them differently.
+token ids. A prompt agrees up to the first token that differs; there the peer's logits say how near the two were.
+Both quantize activations to 8 bits in front of quantized matrices, in blocks of 32, but round them differently (its
+scales are FP16, ours FP32). The last columns say how often each equals transformers in FP32 on the weights that the file
+stands for, dequantized by the gguf package: what differs there is the rounding of activations.
 """
 
 from __future__ import annotations
@@ -69,6 +71,22 @@ def ours(package: Path, prompts: list[list[int]], folder: Path) -> list[list[int
     return results
 
 
+def reference(weights: dict[str, Any], prompts: list[list[int]]) -> list[list[int]]:
+    """Greedy tokens of transformers in FP32 on these weights, the end-of-text token left out."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    from tests.models import DEMO
+
+    model = AutoModelForCausalLM.from_pretrained(DEMO, dtype=torch.float32).eval()
+    model.load_state_dict({name: torch.from_numpy(values) for name, values in weights.items()}, strict=False)
+    ids = torch.tensor(prompts)
+    with torch.no_grad():
+        out = model.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=NEW_TOKENS, do_sample=False)
+    rows: list[list[int]] = out[:, ids.shape[1] :].tolist()
+    return [row[: row.index(END)] if END in row else row for row in rows]
+
+
 def compare(kind: str, python: str, folder: Path, prompts: list[list[int]]) -> str:
     """One row of the table."""
     from gguf import GGMLQuantizationType
@@ -78,18 +96,22 @@ def compare(kind: str, python: str, folder: Path, prompts: list[list[int]]) -> s
     from tests.models import DEMO
 
     file, package = folder / f"{kind}.gguf", folder / f"{kind}.n730"
-    write_gguf(DEMO, file, lambda _: GGMLQuantizationType[kind])
+    weights = write_gguf(DEMO, file, lambda _: GGMLQuantizationType[kind])
     run(["build", str(file), "--target", "gt730", "--no-tune", "-o", str(package)])
     equal, same, total, gaps = 0, 0, 0, []
-    for mine, (theirs, gap) in zip(ours(package, prompts, folder), peer(python, file, prompts), strict=True):
+    exact = [0, 0]  # ours, theirs
+    results = zip(ours(package, prompts, folder), peer(python, file, prompts), reference(weights, prompts), strict=True)
+    for mine, (theirs, gap), true in results:
         theirs = theirs[:-1] if theirs[-1] == END else theirs
+        exact = [exact[0] + (mine == true), exact[1] + (theirs == true)]
         length = max(len(mine), len(theirs))
         at = next((i for i in range(length) if mine[i : i + 1] != theirs[i : i + 1]), length)
         equal, same, total = equal + (at == length), same + at, total + length
         if at < length:
             gaps.append(gap[at])
     near = f"{max(gaps):.4f}" if gaps else "–"
-    return f"| {kind} | {equal} of {len(prompts)} | {same} of {total} ({same / total:.1%}) | {near} |"
+    agree = f"{equal} of {len(prompts)} | {same} of {total} ({same / total:.1%})"
+    return f"| {kind} | {agree} | {near} | {exact[0]} | {exact[1]} |"
 
 
 def main() -> None:
@@ -110,8 +132,8 @@ def main() -> None:
         "written by benchmarks/gguf_parity.py.",
         "",
         "| type | continuations equal llama.cpp's | tokens before the first that differs "
-        "| largest gap of the peer's two best logits there |",
-        "|---|---|---|---|",
+        "| largest gap of the peer's two best logits there | ours equal FP32 activations | llama.cpp's do |",
+        "|---|---|---|---|---|---|",
     ]
     with tempfile.TemporaryDirectory() as folder:
         lines += [compare(kind, args.peer_python, Path(folder), prompts) for kind in args.kinds]

@@ -19,8 +19,10 @@ def llama_graph(
     tied: bool,
     bias: bool,
     window: int = CONTEXT,
+    experts: int = 0,
 ) -> Graph:
-    """The graph that tracing and fusing a Llama (or, with ``bias``, Qwen2) of these sizes gives."""
+    """The graph that tracing and fusing a Llama (or, with ``bias``, Qwen2) of these sizes gives; with ``experts``, two
+    of which a token takes, instead of one feed-forward part."""
     params = [Param("embed", (vocab, hidden))]
     nodes = [Node("x0", Op.EMBEDDING, ("ids",), (("weight", "embed"),), width=hidden)]
 
@@ -62,6 +64,17 @@ def llama_graph(
         linear(f"o{i}", f"a{i}", hidden, heads * head_dim, i)
         nodes.append(Node(f"r{i}", Op.ADD, (x, f"o{i}"), width=hidden, layer=i))
         norm(f"m{i}", f"r{i}", i)
+        if experts:
+            linear(f"route{i}", f"m{i}", experts, hidden, i)
+            attrs = (("top_k", 2), ("normalized", True))
+            nodes.append(Node(f"gates{i}", Op.ROUTE, (f"route{i}",), attrs=attrs, width=experts, layer=i))
+            params.append(Param(f"gu{i}", (experts, 2 * ffn, hidden)))
+            params.append(Param(f"dn{i}", (experts, hidden, ffn)))
+            roles = (("gate_up", f"gu{i}"), ("down", f"dn{i}"))
+            nodes.append(Node(f"d{i}", Op.EXPERTS, (f"m{i}", f"gates{i}"), roles, width=hidden, layer=i))
+            nodes.append(Node(f"x{i + 1}", Op.ADD, (f"r{i}", f"d{i}"), width=hidden, layer=i))
+            x = f"x{i + 1}"
+            continue
         linear(f"g{i}", f"m{i}", ffn, hidden, i)
         linear(f"u{i}", f"m{i}", ffn, hidden, i)
         nodes.append(Node(f"s{i}", Op.SILU_MUL, (f"g{i}", f"u{i}"), width=ffn, layer=i))

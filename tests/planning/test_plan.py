@@ -55,6 +55,7 @@ def graphs(draw: st.DrawFn) -> Graph:
         tied=draw(st.booleans()),
         bias=draw(st.booleans()),
         window=draw(st.sampled_from((1, 20, 100, 2048))),
+        experts=draw(st.sampled_from((0, 0, 2, 5))),
     )
 
 
@@ -260,6 +261,28 @@ def test_a_large_matrix_is_cut_into_blocks_of_rows() -> None:
     assert [s.ints for s in steps] == [(0,), (176,), (352,)]
     assert len({s.out for s in steps}) == 1
     assert split_block_name("embed") == ("embed", slice(None))
+
+
+def test_experts_go_before_what_every_token_needs() -> None:
+    graph = llama_graph(
+        layers=4, hidden=256, heads=4, kv_heads=2, head_dim=64, ffn=512, vocab=500, tied=True, bias=False, experts=8
+    )
+    program = lower(graph, assign_uniform(graph, "int8"))
+    planner = planner_of(program, 64)
+    assert len(planner.expert_segments) == 4 * 8 and set(planner.expert_segments.values()) == {2 / 8}
+    assert not {*planner.expert_segments} & {*planner.streamable}
+    most, least = planner.arena_bytes(planner.resident), planner.least_arena
+    experts = sum(program.segments[i].size for i in planner.expert_segments)
+    places = []
+    for share in (1.0, 0.8, 0.5, 0.2):
+        choice = planner.best(round(most - (1 - share) * experts))
+        assert choice is not None and not choice.streamed
+        places.append(choice.experts)
+        kept = 1 if choice.experts is None else choice.experts / 32
+        assert planner.disk_bytes(choice) == pytest.approx((1 - kept) * experts * 2 / 8)
+    assert places[0] is None and places[1:] == sorted(places[1:], reverse=True) and places[1] > places[3] > 0
+    tight = planner.best(least)
+    assert tight is not None and tight.streamed and tight.experts == 1
 
 
 def test_a_budget_too_small_names_what_is_needed() -> None:
