@@ -35,7 +35,11 @@ class Precision(StrEnum):
     bf16 = "bf16"
     fp16 = "fp16"
     int8 = "int8"
+    int6 = "int6"
+    int5 = "int5"
     int4 = "int4"
+    nl4 = "nl4"
+    int3 = "int3"
     int2 = "int2"
 
 

@@ -33,6 +33,10 @@ class KernelRates(BaseModel):
     int8: PositiveFloat
     int4: PositiveFloat
     int2: PositiveFloat
+    int6: PositiveFloat
+    int5: PositiveFloat
+    nl4: PositiveFloat
+    int3: PositiveFloat
 
 
 class Target(BaseModel):

@@ -38,7 +38,7 @@ def shell(line: str, *arguments: str | Path) -> subprocess.CompletedProcess[str]
         ((), "Missing command. Run n730c --help."),
         (("nosuch",), "No such command 'nosuch'. Run n730c --help."),
         (("build",), "Run n730c build --help."),
-        (("build", "x", "--target", "gt730", "--precision", "int5"), "'int5'"),
+        (("build", "x", "--target", "gt730", "--precision", "int7"), "'int7'"),
         (("build", "x", "--target", "gt730", "--ram", "lots"), "expected something like 512M or 1.5G, found 'lots'"),
     ],
 )

@@ -41,6 +41,7 @@ from n730c.artifacts import (
 )
 from n730c.dtypes import GROUP, TILE_ROWS, Format, round_up
 from n730c.package import write_package
+from n730c.quant import encode
 from n730c.tokenizer_format import NO_ID, AddedToken, ByteBpe, Pattern, TokenFlag, UnicodeClasses, write_tokenizer
 
 
@@ -345,8 +346,11 @@ def random_tensor(tensor: Tensor, rng: np.random.Generator) -> bytes:
             return values.astype(">f2").tobytes()
         return (values.view(np.uint32) >> 16).astype(">u2").tobytes()
     groups = round_up(tensor.cols, GROUP) // GROUP
+    if tensor.format.has_coded_scales:
+        weights = rng.normal(0, 0.1, (tensor.rows, tensor.cols)).astype(np.float32)
+        return encode(weights, tensor.format)
     scales = (rng.uniform(0.05, 0.1, (tiles, groups, TILE_ROWS)) / (1 << (tensor.format.bits - 1)) * real).astype(">f2")
-    fields = rng.integers(0, 256, (tiles, groups, tensor.format.block_bytes - 2 * TILE_ROWS), dtype=np.uint8)
+    fields = rng.integers(0, 256, (tiles, groups, tensor.format.field_bytes), dtype=np.uint8)
     if tensor.format is Format.INT8:
         fields[fields == 0x80] = 0  # -128 is no INT8 of ours
     blocks = np.concatenate([scales.view(np.uint8).reshape(tiles, groups, 2 * TILE_ROWS), fields], axis=2)

@@ -27,7 +27,7 @@ from n730c.dtypes import Format
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--formats", default="INT8,INT4,INT2,F16,BF16")
+    parser.add_argument("--formats", default=",".join(fmt.name for fmt in Format if fmt is not Format.F32))
     parser.add_argument("--isas", default=",".join(isa.name for isa in Isa if isa <= host_isa()))
     parser.add_argument("--shape", default="2048x2048", help="rows x columns")
     parser.add_argument("--rounds", type=int, default=3)

@@ -160,7 +160,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--mib", type=int, default=96)
     parser.add_argument("--seconds", type=float, default=4.0, help="for each format and number of threads")
-    parser.add_argument("--formats", default="INT4,INT8,INT2,BF16,F16")
+    parser.add_argument("--formats", default=",".join(fmt.name for fmt in Format if fmt is not Format.F32))
     parser.add_argument("--isa", default="AVX2", choices=[isa.name for isa in Isa])
     parser.add_argument("--tokens", default="1", help="numbers of tokens, comma-separated")
     parser.add_argument("--little-endian", action="store_true", help="compare with kernels that swap nothing")

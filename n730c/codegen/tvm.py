@@ -24,8 +24,10 @@ _TARGET = {
 
 
 def supports(spec: KernelSpec, unroll: int = 1) -> bool:
-    """Whether this maker has such a kernel for the step: LINEAR with integer weights, whole turns of the loop."""
-    return spec.op is StepOp.LINEAR and spec.format.is_integer and round_up(spec.cols, GROUP) // GROUP % unroll == 0
+    """Whether this maker has such a kernel for the step: LINEAR, whole turns of the loop, and a format whose fields lie
+    in one plane and have scales of their own. (Decoding is bound by memory: for the others the template is enough.)"""
+    plain = spec.format.is_integer and not spec.format.has_coded_scales
+    return spec.op is StepOp.LINEAR and plain and round_up(spec.cols, GROUP) // GROUP % unroll == 0
 
 
 @cache

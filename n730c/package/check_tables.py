@@ -84,9 +84,11 @@ def check_tensors(table: bytes, names: bytes, segment_count: int) -> list[Tensor
         if t.layout == 0:
             if t.format != Format.F32 or t.rows != 1:
                 raise fail("a vector", "format F32 and 1 row", f"format {t.format}, {t.rows} rows")
-        elif t.layout != 1 or not Format.F16 <= t.format <= Format.INT2:
+        elif t.layout != 1 or not Format.F16 <= t.format <= max(Format):
             raise fail(
-                "format or layout", "a vector, or a matrix of format 1 … 5", f"format {t.format}, layout {t.layout}"
+                "format or layout",
+                f"a vector, or a matrix of format 1 … {max(Format)}",
+                f"format {t.format}, layout {t.layout}",
             )
         if not (1 <= t.rows <= MAX_DIM and 1 <= t.cols <= MAX_DIM):
             raise fail("shape", f"1 … {MAX_DIM}", f"{t.rows} × {t.cols}")
@@ -168,7 +170,7 @@ def check_kernels(table: bytes, steps: Sequence[StepRecord], tensors: Sequence[T
         shaped = 1 <= k.rows <= MAX_DIM and 1 <= k.cols <= MAX_DIM
         if k.op != StepOp.LINEAR or not 1 <= k.format <= max(Format) or not shaped or k.zero or any(k.zeros):
             found = f"op {k.op}, format {k.format}, {k.rows} × {k.cols}"
-            raise PackageError("E_KERNEL", f"kernel {i}", expected="LINEAR of format 1 … 5", found=found)
+            raise PackageError("E_KERNEL", f"kernel {i}", expected=f"LINEAR of format 1 … {max(Format)}", found=found)
     for i, step in enumerate(steps):
         if step.kernel == NONE:
             continue

@@ -12,7 +12,11 @@ PRECISIONS: dict[str, Format] = {
     "bf16": Format.BF16,
     "fp16": Format.F16,
     "int8": Format.INT8,
+    "int6": Format.INT6,
+    "int5": Format.INT5,
     "int4": Format.INT4,
+    "nl4": Format.NL4,
+    "int3": Format.INT3,
     "int2": Format.INT2,
 }
 

@@ -78,7 +78,7 @@ void read_kernels(Package &package) {
     each_record(package, KERNELS, 32, [&](const uint8_t *r, size_t i) {
         const std::string name = "kernel " + str(i);
         need(be16(r) == uint16_t(Op::LINEAR), "E_KERNEL", name + ": op", "4 (LINEAR)", be16(r));
-        need(r[2] >= 1 && r[2] <= 5, "E_KERNEL", name + ": format", "1 to 5", r[2]);
+        need(r[2] >= 1 && r[2] <= LAST_FORMAT, "E_KERNEL", name + ": format", "1 to " + std::to_string(LAST_FORMAT), r[2]);
         const KernelSpec k{Op(be16(r)), Format(r[2]), be32(r + 4), be32(r + 8)};
         need(k.rows >= 1 && k.rows <= MAX_DIM, "E_KERNEL", name + ": rows", "1 to 2^24", k.rows);
         need(k.cols >= 1 && k.cols <= MAX_DIM, "E_KERNEL", name + ": columns", "1 to 2^24", k.cols);

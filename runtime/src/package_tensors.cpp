@@ -29,7 +29,8 @@ void read_tensor(Package &package, const uint8_t *r, size_t i, uint64_t &names_e
     if (utf8_valid_length(std::string_view(package.names).substr(t.name_offset, t.name_length)) != t.name_length)
         bad("name", "UTF-8 of that length", t.name_length);
     if (layout > 1) bad("layout", "0 or 1", layout);
-    if (format > 5 || (format == 0) != (layout == 0)) bad("format", layout == 0 ? "0" : "1 to 5", format);
+    if (format > LAST_FORMAT || (format == 0) != (layout == 0))
+        bad("format", layout == 0 ? "0" : "1 to " + std::to_string(LAST_FORMAT), format);
     if (t.rows < 1 || t.rows > MAX_DIM || (layout == 0 && t.rows != 1))
         bad("rows", layout == 0 ? "1" : "1 to 2^24", t.rows);
     if (t.cols < 1 || t.cols > MAX_DIM) bad("columns", "1 to 2^24", t.cols);

@@ -97,8 +97,8 @@ std::string describe(const std::string &name, const ComputeNumbers &cpu, const D
         .add("pcie_bytes_per_s", 0.0)
         .add("step_seconds", cpu.step_seconds)
         .line("\n[kernel_rates]");
-    for (const Format format : {Format::BF16, Format::F16, Format::INT8, Format::INT4, Format::INT2})
-        toml.add(format_name(format), cpu.rates[static_cast<size_t>(format)]);
+    for (uint8_t format = static_cast<uint8_t>(Format::F16); format <= LAST_FORMAT; ++format)
+        toml.add(format_name(static_cast<Format>(format)), cpu.rates[format]);
     toml.line("\n[sources]")
         .add("isa", measured + "CPUID and XGETBV, the highest level that this CPU and system run")
         .add("cores", measured + "physical cores that this process may use")

@@ -52,7 +52,7 @@ struct ComputeNumbers {
     uint64_t ram_read_bytes = 0;
     double ram_bytes_per_s = 0;
     double step_seconds = 0;
-    double rates[6] = {}; // of one core while all are at work; index: Format
+    double rates[LAST_FORMAT + 1] = {}; // of one core while all are at work; index: Format
 };
 // Takes a few seconds. Throws Error, Interrupted.
 ComputeNumbers probe_compute();

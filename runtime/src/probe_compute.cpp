@@ -208,11 +208,10 @@ ComputeNumbers probe_compute() {
     out.ram_bytes = (out.free_bytes - out.margin_bytes) / MIB * MIB;
     out.ram_read_bytes = std::min(READ_BYTES, out.ram_bytes / 2) / 4096 * 4096;
     ThreadPool pool(out.cores);
-    const Format formats[] = {Format::F16, Format::BF16, Format::INT8, Format::INT4, Format::INT2};
-    Progress progress("measuring CPU and memory", ROUNDS * (2 + std::size(formats)), "rounds");
+    Progress progress("measuring CPU and memory", ROUNDS * (2 + LAST_FORMAT), "rounds"); // F32 is not measured
     out.ram_bytes_per_s = ram_bandwidth(pool, out.isa, out.ram_read_bytes, progress);
-    for (const Format format : formats)
-        out.rates[static_cast<size_t>(format)] = kernel_rate(pool, out.isa, format, progress);
+    for (uint8_t format = static_cast<uint8_t>(Format::F16); format <= LAST_FORMAT; ++format)
+        out.rates[format] = kernel_rate(pool, out.isa, static_cast<Format>(format), progress);
     out.step_seconds = step_cost(pool, progress);
     return out;
 }

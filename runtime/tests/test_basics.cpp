@@ -36,6 +36,10 @@ TEST_CASE("sizes of tensors and buffers") {
     CHECK(matrix_bytes(Format::INT8, 16, 32) == 32 + 512);
     CHECK(matrix_bytes(Format::INT4, 17, 33) == 2 * 2 * (32 + 256));
     CHECK(matrix_bytes(Format::INT2, 1, 1) == 32 + 128);
+    CHECK(matrix_bytes(Format::INT3, 16, 256) == 96 + 8 * 192);
+    CHECK(matrix_bytes(Format::NL4, 17, 257) == 2 * (2 * 96 + 9 * 256));
+    CHECK(matrix_bytes(Format::INT5, 1, 32) == 96 + 320);
+    CHECK(matrix_bytes(Format::INT6, 1, 33) == 96 + 2 * 384);
     CHECK(Buffer{BufferKind::F32, Scope::BODY, 17}.token_bytes() == 128);
     CHECK(Buffer{BufferKind::Q8, Scope::BODY, 33}.token_bytes() == 128); // 64 values, 2 scales, 2 sums
     CHECK(Cache{2, 8, 0, Format::F16}.bytes(3, 1) == 192);

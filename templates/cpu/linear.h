@@ -11,14 +11,18 @@
 #define N730_AHEAD 3072 /* bytes that software prefetch runs ahead: the hardware's stops at each 4 KiB page */
 #endif
 
-enum { FORMAT_F32 = 0, FORMAT_F16 = 1, FORMAT_BF16 = 2, FORMAT_INT8 = 3, FORMAT_INT4 = 4, FORMAT_INT2 = 5 };
-enum { TILE = 16, GROUP = 32 };
+#define CODE_UNIT 0x1p-10f /* a coded scale is FP16 × code × this */
+enum { SUPER = 8 }; /* groups that share one FP16 in the formats with coded scales */
 
-N730_FN int format_bits(int format) { return format == FORMAT_INT8 ? 8 : format == FORMAT_INT4 ? 4 : 2; }
 N730_FN int64_t groups_of(int64_t cols) { return (cols + GROUP - 1) / GROUP; }
+/* Bytes of the header of a super-block, and of the fields of one group. */
+enum { SUPER_HEADER = TILE * 2 + TILE * SUPER / 2 };
+N730_FN int field_bytes(int format) { return TILE * GROUP / 8 * format_bits(format); }
 N730_FN int64_t tile_bytes(int format, int64_t cols) {
+    const int64_t groups = groups_of(cols);
     if (format == FORMAT_F16 || format == FORMAT_BF16) return cols * TILE * 2;
-    return groups_of(cols) * (TILE * 2 + TILE * GROUP / 8 * format_bits(format));
+    if (format_coded(format)) return (groups + SUPER - 1) / SUPER * SUPER_HEADER + groups * field_bytes(format);
+    return groups * (TILE * 2 + field_bytes(format));
 }
 N730_FN void prefetch(const uint8_t *p, int bytes) {
     N730_UNROLL for (int i = 0; i < bytes; i += 64) _mm_prefetch((const char *)(p + i), _MM_HINT_T0);
@@ -43,10 +47,29 @@ N730_FN void store_rows(const n730_call *call, int64_t token, int64_t row, int64
     for (int64_t i = 0; i < left; i++) out[i] = call->bias ? v[i] + load_f32_be(call->bias + 4 * (row + i)) : v[i];
 }
 
+/* The block of one group: its fields at w, the scales of its rows in ws; added to acc. */
+N730_FN void group_int(int format, const uint8_t *w, const int8_t *const *x, int64_t g, int64_t groups, int n,
+                       const f32x8 ws[2], f32x8 acc[][2]) {
+    i32x8 s[N730_COLUMNS][2];
+    const int8_t *q[N730_COLUMNS];
+    N730_UNROLL for (int c = 0; c < n; c++) q[c] = x[c] + g * GROUP;
+    dot(format, w, q, n, s);
+    N730_UNROLL for (int c = 0; c < n; c++) {
+        const int8_t *side = x[c] + groups * GROUP; /* f32 scales, then i32 sums, one of each a group */
+        f32x8 xs = f8_set(load_f32(side + 4 * g));
+        i32x8 less = i8_set(load_i32(side + 4 * (groups + g)) * format_offset(format));
+        N730_UNROLL for (int h = 0; h < 2; h++) { /* Σ (times × t − offset)·x */
+            if (format_times(format) == 2) s[c][h] = i8_add(s[c][h], s[c][h]);
+            if (format_offset(format)) s[c][h] = i8_sub(s[c][h], less);
+            acc[c][h] = f8_add(acc[c][h], f8_mul(i8_to_f8(s[c][h]), f8_mul(ws[h], xs)));
+        }
+    }
+}
+
 /* One tile × n columns of an integer format. */
 N730_FN void tile_int(const n730_call *call, int format, int64_t tile, int64_t token, int n, int64_t rows, int64_t cols) {
     const int64_t groups = groups_of(cols);
-    const int bits = format_bits(format), block = TILE * 2 + TILE * GROUP / 8 * bits;
+    const int bytes = field_bytes(format);
     const uint8_t *w = call->weight + tile * tile_bytes(format, cols);
     const int8_t *x[N730_COLUMNS];
     f32x8 acc[N730_COLUMNS][2];
@@ -54,32 +77,28 @@ N730_FN void tile_int(const n730_call *call, int format, int64_t tile, int64_t t
         x[c] = (const int8_t *)call->in[0] + (token + c) * call->in_stride[0];
         acc[c][0] = acc[c][1] = f8_zero();
     }
-    for (int64_t g = 0; g < groups; g++, w += block) {
-        i32x8 s[N730_COLUMNS][2];
-        const int8_t *q[N730_COLUMNS];
-        prefetch(w + N730_AHEAD, block);
-        N730_UNROLL for (int c = 0; c < n; c++) q[c] = x[c] + g * GROUP;
-        if (format == FORMAT_INT8) dot_int8(w + 32, q, n, s);
-        if (format == FORMAT_INT4) dot_int4(w + 32, q, n, s);
-        if (format == FORMAT_INT2) dot_int2(w + 32, q, n, s);
-        f32x8 ws0 = f8_load_f16_be(w), ws1 = f8_load_f16_be(w + 16);
-        N730_UNROLL for (int c = 0; c < n; c++) {
-            const int8_t *side = x[c] + groups * GROUP; /* f32 scales, then i32 sums, one of each a group */
-            f32x8 xs = f8_set(load_f32(side + 4 * g));
-            i32x8 sum = i8_set(load_i32(side + 4 * (groups + g)));
-            if (format == FORMAT_INT4) { /* Σ q·x − 8 Σ x */
-                sum = i8_times8(sum);
-                s[c][0] = i8_sub(s[c][0], sum);
-                s[c][1] = i8_sub(s[c][1], sum);
+    if (!format_coded(format)) {
+        for (int64_t g = 0; g < groups; g++, w += TILE * 2 + bytes) {
+            const f32x8 ws[2] = {f8_load_f16_be(w), f8_load_f16_be(w + 16)};
+            prefetch(w + N730_AHEAD, TILE * 2 + bytes);
+            group_int(format, w + TILE * 2, x, g, groups, n, ws, acc);
+        }
+    } else {
+        for (int64_t first = 0; first < groups; first += SUPER) {
+            const int64_t end = first + SUPER < groups ? first + SUPER : groups;
+            const f32x8 unit = f8_set(CODE_UNIT);
+            const f32x8 d[2] = {f8_mul(f8_load_f16_be(w), unit), f8_mul(f8_load_f16_be(w + 16), unit)};
+            const uint8_t *codes = w + TILE * 2;
+            prefetch(w + N730_AHEAD, SUPER_HEADER);
+            w += SUPER_HEADER;
+            for (int64_t g = first; g < end; g++, w += bytes) {
+                f32x8 ws[2];
+                f8_load_codes(codes + 8 * (g & 6), g & 1 ? 0 : 4, ws);
+                ws[0] = f8_mul(ws[0], d[0]); /* exact */
+                ws[1] = f8_mul(ws[1], d[1]);
+                prefetch(w + N730_AHEAD, bytes);
+                group_int(format, w, x, g, groups, n, ws, acc);
             }
-            if (format == FORMAT_INT2) { /* 2 Σ q·x − 3 Σ x = 2 (Σ q·x − Σ x) − Σ x */
-                s[c][0] = i8_sub(s[c][0], sum);
-                s[c][1] = i8_sub(s[c][1], sum);
-                s[c][0] = i8_sub(i8_add(s[c][0], s[c][0]), sum);
-                s[c][1] = i8_sub(i8_add(s[c][1], s[c][1]), sum);
-            }
-            acc[c][0] = f8_add(acc[c][0], f8_mul(i8_to_f8(s[c][0]), f8_mul(ws0, xs)));
-            acc[c][1] = f8_add(acc[c][1], f8_mul(i8_to_f8(s[c][1]), f8_mul(ws1, xs)));
         }
     }
     N730_UNROLL for (int c = 0; c < n; c++) store_rows(call, token + c, tile * TILE, rows, acc[c][0], acc[c][1]);

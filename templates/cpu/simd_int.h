@@ -10,7 +10,6 @@ N730_FN i32x8 i8_load(const void *p) { return _mm256_loadu_si256((const __m256i 
 N730_FN i32x8 i8_add(i32x8 a, i32x8 b) { return _mm256_add_epi32(a, b); }
 N730_FN i32x8 i8_sub(i32x8 a, i32x8 b) { return _mm256_sub_epi32(a, b); }
 N730_FN void i8_fence(i32x8 *a) { N730_FENCE(*a); }
-N730_FN i32x8 i8_times8(i32x8 a) { return _mm256_slli_epi32(a, 3); }
 N730_FN f32x8 i8_to_f8(i32x8 a) { return _mm256_cvtepi32_ps(a); }
 N730_FN i32x8 f8_round(f32x8 a) { return _mm256_cvtps_epi32(a); } /* half to even */
 N730_FN f32x8 f8_scale2(f32x8 a, i32x8 n) {                       /* a × 2^n, n in −126 … 127 */
@@ -28,6 +27,13 @@ N730_FN f32x8 f8_load_be(const void *p) {
 }
 N730_FN f32x8 f8_load_i8(const void *p) {
     return _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64((const __m128i *)p)));
+}
+/* Sixteen 4-bit numbers, one in each byte, at bit `shift`. */
+N730_FN void f8_load_codes(const void *p, int shift, f32x8 v[2]) {
+    __m128i c = _mm_srl_epi16(_mm_loadu_si128((const __m128i *)p), _mm_cvtsi32_si128(shift));
+    c = _mm_and_si128(c, _mm_set1_epi8(15));
+    v[0] = _mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(c));
+    v[1] = _mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(_mm_srli_si128(c, 8)));
 }
 N730_FN f32x8 f8_load_f16(const void *p) { return _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)p)); }
 N730_FN f32x8 f8_load_f16_be(const void *p) {
@@ -63,7 +69,6 @@ N730_FN void i8_fence(i32x8 *a) {
     N730_FENCE(a->lo);
     N730_FENCE(a->hi);
 }
-N730_FN i32x8 i8_times8(i32x8 a) { return i8_pair(_mm_slli_epi32(a.lo, 3), _mm_slli_epi32(a.hi, 3)); }
 N730_FN f32x8 i8_to_f8(i32x8 a) { return f8_pair(_mm_cvtepi32_ps(a.lo), _mm_cvtepi32_ps(a.hi)); }
 N730_FN i32x8 f8_round(f32x8 a) { return i8_pair(_mm_cvtps_epi32(f8_lo(a)), _mm_cvtps_epi32(f8_hi(a))); } /* half to even */
 N730_FN f32x8 f8_cast(i32x8 a) { return f8_pair(_mm_castsi128_ps(a.lo), _mm_castsi128_ps(a.hi)); }
@@ -107,6 +112,15 @@ N730_FN f32x8 f8_load_i8(const void *p) {
     __m128i v = _mm_loadl_epi64((const __m128i *)p);
     v = _mm_unpacklo_epi8(v, v); /* each byte twice: the upper one, shifted down, keeps its sign */
     return i8_to_f8(i8_pair(_mm_srai_epi32(_mm_unpacklo_epi16(v, v), 24), _mm_srai_epi32(_mm_unpackhi_epi16(v, v), 24)));
+}
+/* Sixteen 4-bit numbers, one in each byte, at bit `shift`. */
+N730_FN void f8_load_codes(const void *p, int shift, f32x8 v[2]) {
+    const __m128i zero = _mm_setzero_si128();
+    __m128i c = _mm_srl_epi16(_mm_loadu_si128((const __m128i *)p), _mm_cvtsi32_si128(shift));
+    c = _mm_and_si128(c, _mm_set1_epi8(15));
+    __m128i lo = _mm_unpacklo_epi8(c, zero), hi = _mm_unpackhi_epi8(c, zero);
+    v[0] = i8_to_f8(i8_pair(_mm_unpacklo_epi16(lo, zero), _mm_unpackhi_epi16(lo, zero)));
+    v[1] = i8_to_f8(i8_pair(_mm_unpacklo_epi16(hi, zero), _mm_unpackhi_epi16(hi, zero)));
 }
 N730_FN f32x8 f8_load_f16(const void *p) { return f8_from_f16(_mm_loadu_si128((const __m128i *)p)); }
 N730_FN f32x8 f8_load_f16_be(const void *p) { return f8_from_f16(swap16(_mm_loadu_si128((const __m128i *)p))); }

@@ -8,7 +8,7 @@ from itertools import pairwise
 import numpy as np
 
 from n730c.dtypes import Format, round_up
-from n730c.quant.formats import unpack, values
+from n730c.quant.formats import scale_values, unpack, values
 
 f32 = np.float32
 
@@ -54,13 +54,14 @@ def linear(fmt: Format, data: bytes, rows: int, cols: int, x: np.ndarray, bias: 
             out = parts[0] + parts[1]
         else:
             q, xs, _ = quantize(x)
+            ws = scale_values(scales)
             padded = np.zeros((rows, q.shape[1]), np.int64)
             padded[:, :cols] = values(fmt, fields)
             out = np.zeros((len(x), rows), f32)
             for g in range(q.shape[1] // 32):
                 at = slice(32 * g, 32 * g + 32)
                 exact = q[:, at].astype(np.int64) @ padded[:, at].T
-                out = out + exact.astype(f32) * (scales[:, g].astype(f32)[None, :] * xs[:, g][:, None])
+                out = out + exact.astype(f32) * (ws[:, g][None, :] * xs[:, g][:, None])
         return out if bias is None else out + bias[None, :]
 
 

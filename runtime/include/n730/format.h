@@ -11,6 +11,7 @@ constexpr uint64_t PAGE = 4096;    // segments in the file and in the arena star
 constexpr uint64_t PIECE = 256 << 10; // bytes of a segment that have a checksum of their own
 constexpr uint32_t TILE_ROWS = 16; // rows interleaved in one tile of a matrix
 constexpr uint32_t GROUP = 32;     // inputs that share one scale
+constexpr uint32_t SUPER = 256;    // inputs that share one FP16, in formats with coded scales
 constexpr uint8_t MAGIC[8] = {0x89, 0x4E, 0x37, 0x33, 0x30, 0x0D, 0x0A, 0x1A};
 
 enum SectionKind : uint32_t {
@@ -34,7 +35,8 @@ enum SectionKind : uint32_t {
     SUMS
 };
 
-enum class Format : uint8_t { F32, F16, BF16, INT8, INT4, INT2 };
+enum class Format : uint8_t { F32, F16, BF16, INT8, INT4, INT2, INT6, INT5, NL4, INT3 };
+constexpr uint8_t LAST_FORMAT = static_cast<uint8_t>(Format::INT3);
 enum class Layout : uint8_t { VECTOR, MATRIX };
 enum class BufferKind : uint8_t { F32, Q8 };
 enum class Scope : uint8_t { BODY, HEAD };
@@ -64,7 +66,7 @@ enum class Op : uint16_t {
 enum Action : uint16_t { LOAD = 1, RUN, READ, WAIT };
 
 constexpr const char *format_name(Format f) {
-    constexpr const char *names[] = {"f32", "f16", "bf16", "int8", "int4", "int2"};
+    constexpr const char *names[] = {"f32", "f16", "bf16", "int8", "int4", "int2", "int6", "int5", "nl4", "int3"};
     return names[static_cast<uint8_t>(f)];
 }
 
@@ -72,8 +74,11 @@ constexpr const char *format_name(Format f) {
 constexpr uint64_t matrix_bytes(Format f, uint64_t rows, uint64_t cols) {
     const uint64_t tiles = ceil_div(rows, TILE_ROWS);
     if (f == Format::F16 || f == Format::BF16) return tiles * TILE_ROWS * cols * 2;
-    const uint64_t bits = f == Format::INT8 ? 8 : f == Format::INT4 ? 4 : 2;
-    return tiles * ceil_div(cols, GROUP) * (TILE_ROWS * 2 + TILE_ROWS * GROUP * bits / 8);
+    constexpr uint8_t all_bits[] = {32, 16, 16, 8, 4, 2, 6, 5, 4, 3};
+    const uint64_t fields = TILE_ROWS * GROUP * all_bits[static_cast<uint8_t>(f)] / 8;
+    if (f >= Format::INT6) // a super-block: FP16 and eight codes of 4 bits a row
+        return tiles * (ceil_div(cols, SUPER) * (TILE_ROWS * 2 + TILE_ROWS * 4) + ceil_div(cols, GROUP) * fields);
+    return tiles * ceil_div(cols, GROUP) * (TILE_ROWS * 2 + fields);
 }
 
 struct Section {
