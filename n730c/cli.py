@@ -82,6 +82,7 @@ def build(
     context: Annotated[
         int | None, typer.Option(min=1, help="tokens the KV cache holds [default: the model's, at most 4096]")
     ] = None,
+    chat: Annotated[bool, typer.Option(help="compile the model's chat template")] = True,
     tune: Annotated[bool, typer.Option(help="time the kernel makers on this machine and take the faster")] = True,
     dump: Annotated[Path | None, typer.Option(metavar="DIR", help="write IR, program and plan here")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="print a summary as JSON on stdout")] = False,
@@ -98,6 +99,7 @@ def build(
         kv=kv.value if kv else None,
         ram_bytes=parse_size(ram) if ram else None,
         context=context,
+        chat=chat,
         tune=tune,
         dump=dump,
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib import metadata
@@ -18,8 +18,8 @@ from n730c.codegen import build_images
 from n730c.dtypes import Format
 from n730c.dump import dump_value
 from n730c.errors import UsageError
-from n730c.files import destination
-from n730c.frontend.chat_template import read_chat_template
+from n730c.files import destination, dump_text
+from n730c.frontend.chat import Chat, check_chat, read_chat
 from n730c.frontend.checkpoint import Checkpoint
 from n730c.frontend.gguf_file import is_gguf
 from n730c.frontend.model import load_model
@@ -60,6 +60,7 @@ class Options:
     context: int | None = None
     tune: bool = True
     dump: Path | None = None
+    chat: bool = True
 
 
 def choose_context(asked: int | None, graph: Graph, program: Program, ram_bytes: int) -> int:
@@ -152,6 +153,18 @@ def _check_text(package: Path, tokenizer: bytes, model: Path) -> None:
         check_tokenizer(tokenizer, model, native)
 
 
+def _check_chat(package: Path, chat: Chat) -> None:
+    """The runtime itself must render conversations as jinja2 does; otherwise the build fails."""
+
+    def native(conversations: Sequence[Mapping[str, Any]]) -> list[dict[str, str]]:
+        with tempfile.TemporaryDirectory(prefix="n730c-") as folder:
+            file = Path(folder) / "conversations.jsonl"
+            file.write_text("".join(f"{json.dumps(c)}\n" for c in conversations), encoding="utf-8")
+            return [json.loads(line) for line in run_runtime("render", package, "--messages", file).splitlines()]
+
+    check_chat(chat, native)
+
+
 def summarize(package: Path, program: Program, plan: Plan, target: Target, precision: str) -> dict[str, Any]:
     """What ``build --json`` prints."""
     return {
@@ -200,7 +213,7 @@ def build(options: Options, console: Console) -> dict[str, Any]:
 
         done = stages.begin("planning")
         tokenizer = compile_tokenizer(texts, graph.vocab, checkpoint.eos_ids)
-        chat = read_chat_template(texts)
+        chat = read_chat(texts) if options.chat else None
         precision, formats, kv = choose_formats(graph, checkpoint, options.precision, options.kv)
         _say_rounded(console, checkpoint.rounded_again(formats))
         program = lower(graph, formats, kv)
@@ -210,6 +223,8 @@ def build(options: Options, console: Console) -> dict[str, Any]:
         later = [("precision", formats), ("program", program), *((f"plan_{i}", plan) for i, plan in enumerate(plans))]
         for number, (name, value) in enumerate(later, len(PASSES) + 1):
             dump_value(options.dump, f"{number:02}_{name}", value)
+        if chat is not None and options.dump is not None:
+            dump_text(options.dump, "chat.txt", chat.program.text())
         done(1, 1, f"{plans[0].ram_bytes / 2**20:.0f} MiB of RAM")
 
         done = stages.begin("making kernels")
@@ -224,10 +239,12 @@ def build(options: Options, console: Console) -> dict[str, Any]:
             done = stages.begin("checking")
             validate(written, full=True)
             _check_text(written, tokenizer, texts)
+            if chat is not None:
+                _check_chat(written, chat)
             done(1, 1, "")
 
         write_package(
-            output, program, plans, images, encoded, tokenizer, chat, meta,
+            output, program, plans, images, encoded, tokenizer, chat.section if chat else b"", meta,
             progress=lambda n, total: advance(n, total, f"{n / 2**20:.0f} / {total / 2**20:.0f} MiB"),
             check=check,
         )  # fmt: skip

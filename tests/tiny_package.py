@@ -39,10 +39,30 @@ from n730c.artifacts import (
     Tier,
     segment_layout,
 )
+from n730c.chat_format import INTEGER_BIAS, ChatProgram, Op, write_chat
 from n730c.dtypes import GROUP, TILE_ROWS, Format, round_up
 from n730c.package import write_package
 from n730c.quant import encode
 from n730c.tokenizer_format import NO_ID, AddedToken, ByteBpe, Pattern, TokenFlag, UnicodeClasses, write_tokenizer
+
+# What `{{ messages[0]['content'] }} — ünïcode` becomes.
+TINY_CHAT = write_chat(
+    ChatProgram(
+        [
+            (Op.LINE, 1),
+            (Op.LOAD, 0),
+            (Op.INTEGER, INTEGER_BIAS),
+            (Op.ITEM, 0),
+            (Op.STRING, 1),
+            (Op.ITEM, 0),
+            (Op.PRINT, 0),
+            (Op.TEXT, 2),
+            (Op.END, 0),
+        ],
+        ["messages", "content", " — ünïcode"],
+        [],
+    )
+)
 
 
 @dataclass(frozen=True)
@@ -84,7 +104,7 @@ class Tiny:
     images: tuple[KernelImage, ...]
     tensors: tuple[bytes, ...]
     tokenizer: bytes
-    chat: str = "{{ messages[0]['content'] }} — ünïcode"
+    chat: bytes = TINY_CHAT
     meta: dict[str, Any] = field(default_factory=lambda: {"model": "tiny", "compiler": {"name": "n730c"}})
 
     def write(self, path: Path | str) -> Path:

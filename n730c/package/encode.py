@@ -19,7 +19,7 @@ def encode_sections(
     plans: Sequence[Plan],
     images: Sequence[KernelImage],
     tokenizer: bytes,
-    chat: str,
+    chat: bytes,
     meta: Mapping[str, Any],
 ) -> dict[Kind, bytes]:
     """All sections; SEGMENTS and SUMS have their sizes but not yet their bytes (``segment_table``, ``sum_table``).
@@ -39,7 +39,7 @@ def _sections(
     plans: Sequence[Plan],
     images: Sequence[KernelImage],
     tokenizer: bytes,
-    chat: str,
+    chat: bytes,
     meta: Mapping[str, Any],
 ) -> dict[Kind, bytes]:
     names = [tensor.name.encode() for tensor in program.tensors]
@@ -65,7 +65,7 @@ def _sections(
         Kind.KERNELS: b"".join(lay.KERNEL.pack(k.op, k.format, 0, k.rows, k.cols, bytes(20)) for k in program.kernels),
         **_image_sections(images),
         Kind.TOKENIZER: tokenizer,
-        Kind.CHAT: chat.encode(),
+        Kind.CHAT: chat,
         Kind.SUMS: bytes(lay.SUM.size * sum(piece_count(s.size) for s in program.segments)),
     }
 

@@ -50,7 +50,7 @@ class Package:
     images: tuple[KernelImage, ...]
     meta: dict[str, Any]
     tokenizer: bytes
-    chat: str
+    chat: bytes
     tensor_offsets: tuple[int, ...]  # bytes from the start of the file
     tensor_segments: tuple[int, ...]
     segment_offsets: tuple[int, ...]
@@ -116,7 +116,7 @@ def read_package(path: Path | str) -> Package:
         images=_images(sections, len(program.kernels)),
         meta=json.loads(sections[Kind.META]),
         tokenizer=sections[Kind.TOKENIZER],
-        chat=sections[Kind.CHAT].decode(),
+        chat=sections[Kind.CHAT],
         tensor_offsets=tuple(segments[t.segment].offset + t.offset for t in tensors),
         tensor_segments=tuple(t.segment for t in tensors),
         segment_offsets=tuple(s.offset for s in segments),

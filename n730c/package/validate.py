@@ -15,6 +15,7 @@ from typing import BinaryIO, NamedTuple
 import xxhash
 
 from n730c.artifacts import PIECE
+from n730c.chat_format import validate_chat
 from n730c.dtypes import round_up
 from n730c.errors import PackageError
 from n730c.package import layout as lay
@@ -123,10 +124,9 @@ def _check_sections(sections: dict[Kind, bytes], first_segment: int, file_bytes:
     wrong = validate_tokenizer(sections[Kind.TOKENIZER], program.vocab)
     if wrong is not None:
         raise PackageError("E_TOKENIZER", wrong)
-    try:
-        sections[Kind.CHAT].decode("utf-8")
-    except UnicodeDecodeError as error:
-        raise PackageError("E_CHAT", "the chat template", expected="UTF-8", found=error.reason) from error
+    wrong = validate_chat(sections[Kind.CHAT])
+    if wrong is not None:
+        raise PackageError("E_CHAT", wrong)
 
 
 def _check_header(header: bytes, file_bytes: int) -> dict[Kind, Extent]:

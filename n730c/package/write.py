@@ -36,7 +36,7 @@ def write_package(
     images: Sequence[KernelImage],
     tensor_bytes: Callable[[int], bytes],
     tokenizer: bytes,
-    chat: str,
+    chat: bytes,
     meta: Mapping[str, Any],
     progress: Progress | None = None,
     check: Callable[[Path], None] | None = None,

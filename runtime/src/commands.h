@@ -38,6 +38,8 @@ struct ProbeOptions {
 };
 int probe(const ProbeOptions &options);
 
+// Each line of `messages`, JSON, through the chat template; a line of JSON with "text" or "error" for each.
+int render(const std::string &package, const std::string &messages);
 int tokenize(const std::string &package, const std::string &text_file);
 int info(const std::string &package, uint64_t ram, bool json);
 int verify(const std::string &package);

@@ -68,7 +68,7 @@ struct CommandLine {
     BenchOptions bench;
     ScoreOptions score;
     ProbeOptions probe;
-    std::string text_file;
+    std::string text_file, messages_file;
     std::string disk_bytes;
     std::string ram;
     std::string kernels = "auto";
@@ -127,6 +127,7 @@ int dispatch(const CLI::App &app, CommandLine &line) {
     if (app.got_subcommand("probe")) return probe(line.probe);
     if (app.got_subcommand("score")) return score(line.run, line.score);
     if (app.got_subcommand("tokenize")) return tokenize(line.run.package, line.text_file);
+    if (app.got_subcommand("render")) return render(line.run.package, line.messages_file);
     if (app.got_subcommand("info")) return info(line.run.package, line.run.ram, line.json);
     if (app.got_subcommand("verify")) return verify(line.run.package);
     if (line.run.package.empty()) throw CLI::RequiredError("package");
@@ -163,6 +164,12 @@ void build(CLI::App &app, CommandLine &line) {
     auto *tokenize = app.add_subcommand("tokenize", "print the token ids of a text, without special tokens added");
     add_package(*tokenize, line);
     add(*tokenize, "--text", line.text_file, "FILE", any(), "a UTF-8 file")->required();
+
+    auto *render = app.add_subcommand("render", "what the chat template makes of conversations");
+    add_package(*render, line);
+    add(*render, "--messages", line.messages_file, "FILE", any(),
+        "one conversation a line, in JSON: a list of messages, or the template's variables; prints a line of JSON for each")
+        ->required();
 
     auto *info = app.add_subcommand("info", "what is in a package, and which plan would be taken here");
     add_package(*info, line);

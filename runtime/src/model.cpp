@@ -131,6 +131,14 @@ std::vector<int32_t> read_ids(const std::string &path, uint32_t vocab) {
     return ids;
 }
 
+chat::Program read_chat(const Package &package) {
+    chat::Program program(read_section(package, CHAT));
+    if (program.empty())
+        throw Error("the package has no chat template", "", "",
+                    "Give a --prompt without --chat, or build again from a model that has a template.");
+    return program;
+}
+
 void require_utf8(const std::string &text, const std::string &name) {
     const size_t valid = utf8_valid_length(text);
     if (valid != text.size())

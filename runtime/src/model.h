@@ -1,6 +1,7 @@
 // A package made ready to run: plan chosen, arena filled, kernels picked, threads started.
 // (Construction brings everything but the weights, so that a bad prompt is refused before the long read.)
 #pragma once
+#include "chat_program.h"
 #include "executor.h"
 #include "platform.h"
 #include "tokenizer.h"
@@ -88,6 +89,9 @@ class Model {
     void say_plan() const;
     const uint8_t *tables();
 };
+
+// The program of the chat template. Throws Error if the model has none.
+chat::Program read_chat(const Package &package);
 
 // Throws Error naming the offset of the first byte that is not UTF-8.
 void require_utf8(const std::string &text, const std::string &name);

@@ -1,6 +1,7 @@
 // Header, section table and the reading of bytes; the tables themselves are in the package_*.cpp beside.
 #include "package.h"
 #include "builtin_kernels.h"
+#include "chat_program.h"
 #include "hash.h"
 #include "tokenizer.h"
 #include "utf8.h"
@@ -162,10 +163,8 @@ void check_text(const Package &package) {
     const std::vector<uint8_t> tables = read_section(package, TOKENIZER);
     if (!Tokenizer::validate(tables.data(), tables.size(), package.program.vocab, why))
         throw PackageError("E_TOKENIZER", why);
-    const std::vector<uint8_t> chat = read_section(package, CHAT);
-    const std::string_view text(reinterpret_cast<const char *>(chat.data()), chat.size());
-    const size_t valid = utf8_valid_length(text);
-    if (valid != text.size()) throw PackageError("E_CHAT", "the chat template", "UTF-8", "byte " + str(valid));
+    const std::vector<uint8_t> program = read_section(package, CHAT);
+    if (!chat::validate(program.data(), program.size(), why)) throw PackageError("E_CHAT", why);
 }
 
 // The parts of a segment that no tensor covers: `fn(begin, end)`, relative to the segment.

@@ -7,18 +7,19 @@ from __future__ import annotations
 
 import json
 import struct
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 from n730c.artifacts import NONE, PIECE, Action, Isa, StepOp, Tier
+from n730c.chat_format import BUILTINS, ChatProgram, Op, write_chat
 from n730c.dtypes import Format
 from n730c.package.layout import Kind
 from tests.hostile_packages.forge import U64, Forge, in_header, in_section_table, reseal
-from tests.tiny_package import Shape, tiny
+from tests.tiny_package import TINY_CHAT, Shape, tiny
 
 PLAIN = Shape(
     format=Format.INT2, layers=1, hidden=16, heads=2, kv_heads=1, head_dim=8, ffn=8, vocab=260, context=8, batch=2
@@ -712,8 +713,7 @@ def _rest() -> Iterator[Case]:
         "E_TOKENIZER",
         lambda f: f.poke(Kind.TOKENIZER, 4, struct.pack(">I", 261)),
     )
-    yield _forged("chat_template_not_utf8", "E_CHAT", lambda f: f.replace(Kind.CHAT, b"{{ \xff }}"))
-    yield _forged("chat_template_cut_in_a_character", "E_CHAT", lambda f: f.replace(Kind.CHAT, "é".encode()[:1]))
+    yield from _chat()
     data = good()
     yield _bytes("byte_of_a_weight_changed", "E_SEGMENT_CHECKSUM", _xor(data, forge.first_segment))
     yield _bytes("last_byte_of_the_file_changed", "E_SEGMENT_CHECKSUM", _xor(data, len(data) - 1))
@@ -746,6 +746,48 @@ def _rest() -> Iterator[Case]:
     yield _forged("dirt_first_and_damage_later", "E_SEGMENT_CHECKSUM", both)
 
 
+def _chat() -> Iterator[Case]:
+    """Breaches of CHAT by a program that is right."""
+
+    def written(name: str, code: Sequence[tuple[int, int]], macros: Sequence[tuple[int, int]] = ()) -> Case:
+        program = ChatProgram([(cast(Op, op), operand) for op, operand in code], ["a", "b"], macros)
+        return _forged(f"chat_{name}", "E_CHAT", lambda f: f.replace(Kind.CHAT, write_chat(program)))
+
+    def poked(name: str, at: int, data: bytes) -> Case:
+        return _forged(f"chat_{name}", "E_CHAT", lambda f: f.poke(Kind.CHAT, at, data))
+
+    end = (Op.END, 0)
+    size = len(TINY_CHAT)
+    yield poked("of_another_version", 0, b"\0\0\0\2")
+    yield poked("without_instructions", 4, bytes(4))
+    yield poked("of_four_billion_instructions", 4, b"\xff" * 4)
+    yield poked("of_four_billion_strings", 8, b"\xff" * 4)
+    yield poked("of_four_billion_macros", 12, b"\xff" * 4)
+    yield poked("not_utf8", size - 1, b"\xff")
+    yield poked("strings_that_do_not_start_at_0", 16 + 4 * 9, b"\0\0\0\1")
+    yield poked("strings_that_go_back", 16 + 4 * 9 + 4, b"\0\0\0\x10")
+    yield _forged("chat_of_fifteen_bytes", "E_CHAT", lambda f: f.replace(Kind.CHAT, TINY_CHAT[:15]))
+    yield _forged("chat_one_byte_short", "E_CHAT", lambda f: f.sections[Kind.CHAT].pop())
+    yield _forged("chat_one_byte_too_long", "E_CHAT", lambda f: f.sections[Kind.CHAT].append(65))
+    yield _forged("chat_cut_in_its_instructions", "E_CHAT", lambda f: f.replace(Kind.CHAT, TINY_CHAT[:40]))
+    yield written("runs_off_its_end", [end, (Op.DROP, 0)])
+    yield written("instruction_unknown", [(len(Op), 0), end])
+    yield written("operand_where_there_is_none", [(Op.PRINT, 1), end])
+    yield written("jumps_behind_its_end", [(Op.JUMP, 2), end])
+    yield written("names_no_string", [(Op.LOAD, 2), end])
+    yield written("calls_no_macro", [(Op.CALL, 0), end])
+    yield written("constant_unknown", [(Op.VALUE, 5), end])
+    yield written("comparison_unknown", [(Op.COMPARE, 8), end])
+    yield written("arithmetic_unknown", [(Op.BINARY, 5), end])
+    yield written("list_of_256", [(Op.LIST, 256), end])
+    yield written("mapping_of_128", [(Op.MAPPING, 128), end])
+    yield written("builtin_unknown", [(Op.BUILTIN, len(BUILTINS) << 8 | 1), end])
+    yield written("builtin_with_too_little", [(Op.BUILTIN, BUILTINS["replace"][0] << 8 | 2), end])
+    yield written("builtin_with_too_much", [(Op.BUILTIN, BUILTINS["abs"][0] << 8 | 2), end])
+    yield written("macro_behind_its_end", [end], [(1, 0)])
+    yield written("macro_of_256", [end], [(0, 256)])
+
+
 def _xor(data: bytes, at: int) -> bytes:
     return data[:at] + bytes([data[at] ^ 1]) + data[at + 1 :]
 
@@ -774,6 +816,9 @@ def accepted() -> Iterator[tuple[str, bytes]]:
     for name, text in metas.items():
         yield f"meta_{name}", Forge(good()).replace(Kind.META, text).build()
     yield "chat_empty", Forge(good()).replace(Kind.CHAT, b"").build()
+    every = [(Op.BUILTIN, number << 8 | n) for number, least, most in BUILTINS.values() for n in {least, most}]
+    program = ChatProgram([*every, (Op.CALL, 0), (Op.END, 0), (Op.RETURN, 0)], [], [(len(every) + 2, 255)])
+    yield "chat_of_all_builtins", Forge(good()).replace(Kind.CHAT, write_chat(program)).build()
     forge = Forge(good())
     step = forge.record(Kind.STEPS, forge.step(StepOp.SILU_MUL))
     early = forge.record(Kind.STEPS, forge.step(StepOp.ROPE)).in0  # dead long before

@@ -15,7 +15,12 @@ from n730c.package import validate
 
 ROOT = Path(__file__).parents[2]
 RUNTIME = ROOT / "runtime"
-SOURCES = [*RUNTIME.glob("src/package*.cpp"), RUNTIME / "src/tokenizer_validate.cpp", RUNTIME / "src/utf8.cpp"]
+SOURCES = [
+    *RUNTIME.glob("src/package*.cpp"),
+    RUNTIME / "src/tokenizer_validate.cpp",
+    RUNTIME / "src/chat_validate.cpp",
+    RUNTIME / "src/utf8.cpp",
+]
 
 
 def compiler_says(data: bytes | bytearray) -> str:

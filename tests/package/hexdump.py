@@ -1,4 +1,4 @@
-"""Section 7 of runtime/FORMAT.md: a tiny package byte by byte. ``python -m tests.package.hexdump`` writes it anew."""
+"""Section 8 of runtime/FORMAT.md: a tiny package byte by byte. ``python -m tests.package.hexdump`` writes it anew."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from struct import Struct, unpack_from
 from tempfile import TemporaryDirectory
 
 from n730c.artifacts import NONE, Isa
+from n730c.chat_format import HEADER
 from n730c.dtypes import Format
 from n730c.package import layout as lay
 from n730c.package.layout import Kind
@@ -16,7 +17,7 @@ from tests.hostile_packages.forge import RECORDS
 from tests.tiny_package import Shape, tiny
 
 PAGE = Path(__file__).parents[2] / "runtime/FORMAT.md"
-BEGIN = "## 7. A package byte by byte\n"
+BEGIN = "## 8. A package byte by byte\n"
 SHAPE = Shape(
     format=Format.INT4, layers=1, hidden=16, heads=2, kv_heads=1, head_dim=8, ffn=8, vocab=260, context=8, batch=2,
     bias=False, images=(Isa.AVX2,),
@@ -90,8 +91,14 @@ def _section(data: bytes, kind: Kind, offset: int, size: int) -> Iterator[str]:
             offset += part.size
         yield from _lines(data, offset, _fields(lay.ENTRY, lay.EntryRecord._fields, data, offset))
         offset += lay.ENTRY.size
+    elif kind is Kind.CHAT:
+        names = ("version", "instructions", "strings", "macros")
+        yield from _lines(data, offset, _fields(HEADER, names, data, offset))
+        yield _line(data, offset + 16, 4, "LINE 1")
+        yield _line(data, offset + 20, 4, "LOAD string 0")
+        offset += 24
     else:
-        text = kind in (Kind.META, Kind.NAMES, Kind.CHAT)
+        text = kind in (Kind.META, Kind.NAMES)
         yield _line(data, offset, min(size, 16), repr(data[offset : offset + 16].decode())[1:-1] if text else "")
         offset += min(size, 16)
     if offset < end:

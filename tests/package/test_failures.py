@@ -27,7 +27,7 @@ def _run(program: str, *arguments: object) -> subprocess.Popen[str]:
 def _write(path: Path, tensor_bytes: object) -> None:
     made = tiny()
     assert callable(tensor_bytes)
-    write_package(path, made.program, made.plans, (), tensor_bytes, made.tokenizer, "", {})
+    write_package(path, made.program, made.plans, (), tensor_bytes, made.tokenizer, b"", {})
 
 
 @pytest.mark.parametrize("error", [ValueError("bad"), KeyboardInterrupt(), MemoryError(), SystemExit(3)], ids=repr)
@@ -104,7 +104,7 @@ def test_signal_while_writing(tmp_path: Path, number: signal.Signals) -> None:
                 print("waiting", flush=True)
                 time.sleep(60)
             return made.tensors[i]
-        write_package(sys.argv[1], made.program, made.plans, (), tensor_bytes, made.tokenizer, "", {})
+        write_package(sys.argv[1], made.program, made.plans, (), tensor_bytes, made.tokenizer, b"", {})
         """,
         tmp_path / "a.n730",
     )
@@ -200,7 +200,7 @@ def test_memory_is_bounded(tmp_path: Path) -> None:
         tokenizer = tiny_tokenizer(2048)
         plan = tiny_plan(program, 8, Shape(batch=1, head_batch=1), len(tokenizer))
         before = peak()
-        write_package(sys.argv[1], program, (plan,), (), lambda i: bytes(program.tensors[i].size), tokenizer, "", {})
+        write_package(sys.argv[1], program, (plan,), (), lambda i: bytes(program.tensors[i].size), tokenizer, b"", {})
         written = peak() - before
         validate(sys.argv[1], full=True)
         package = read_package(sys.argv[1])

@@ -20,7 +20,7 @@ from n730c.dtypes import Format
 from n730c.errors import InvalidIR, PackageError, UsageError
 from n730c.package import describe, extract, read_package, validate, write_package
 from tests.package.hexdump import BEGIN, PAGE, page
-from tests.tiny_package import Shape, Tiny, tiny
+from tests.tiny_package import TINY_CHAT, Shape, Tiny, tiny
 
 ROOT = Path(__file__).parents[2]
 
@@ -49,11 +49,11 @@ texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
 
 @given(
     shapes,
-    texts,
+    st.sampled_from([b"", TINY_CHAT]),
     st.dictionaries(texts, st.one_of(texts, st.integers(-(2**70), 2**70), st.none(), st.floats(-1e9, 1e9))),
 )
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-def test_round_trip(tmp_path: Path, shape: Shape, chat: str, meta: dict[str, object]) -> None:
+def test_round_trip(tmp_path: Path, shape: Shape, chat: bytes, meta: dict[str, object]) -> None:
     made = replace(tiny(shape), chat=chat, meta=meta)
     path = made.write(tmp_path / "a.n730")
     validate(path, full=True)
@@ -169,7 +169,7 @@ def test_progress_counts_to_the_files_size(tmp_path: Path) -> None:
     made, seen = tiny(), []
     path = tmp_path / "a.n730"
     write_package(
-        path, made.program, made.plans, (), made.tensors.__getitem__, made.tokenizer, "", {},
+        path, made.program, made.plans, (), made.tensors.__getitem__, made.tokenizer, b"", {},
         progress=lambda done, total: seen.append((done, total)),
     )  # fmt: skip
     assert seen == sorted(seen)

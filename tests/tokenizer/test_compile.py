@@ -12,7 +12,6 @@ import pytest
 from tokenizers import AddedToken, Regex, Tokenizer, normalizers, pre_tokenizers
 
 from n730c.errors import UnsupportedModel
-from n730c.frontend.chat_template import read_chat_template
 from n730c.frontend.tokenizer import PATTERNS, check_tokenizer, compile_tokenizer
 from n730c.tokenizer_format import Pattern, validate_tokenizer
 from tests.tokenizer.conftest import Toy
@@ -188,45 +187,3 @@ def test_limits_of_added_tokens(toy: MakeToy, tmp_path: Path) -> None:
     tokenizer.add_tokens([AddedToken("\u00e9x", normalized=True), AddedToken("e\u0301x", normalized=True)])
     with pytest.raises(UnsupportedModel, match="no two of the same normalized text"):
         compile_tokenizer(save(tokenizer, tmp_path), VOCAB, [])
-
-
-def test_chat_template(tmp_path: Path) -> None:
-    config = tmp_path / "tokenizer_config.json"
-    assert read_chat_template(tmp_path) == ""
-    config.write_text("{}")
-    assert read_chat_template(tmp_path) == ""
-    config.write_text(json.dumps({"chat_template": "{{ one }}"}))
-    assert read_chat_template(tmp_path) == "{{ one }}"
-    named = [{"name": "tool_use", "template": "{{ t }}"}, {"name": "default", "template": "{{ d }}"}]
-    config.write_text(json.dumps({"chat_template": named}))
-    assert read_chat_template(tmp_path) == "{{ d }}"
-    (tmp_path / "chat_template.jinja").write_text("{{ file }}\n")
-    assert read_chat_template(tmp_path) == "{{ file }}\n"
-    (tmp_path / "chat_template.jinja").unlink()
-    for damaged in ('{"chat_template": 7}', '{"chat_template": [{"name": 1}]}', "[", "[]"):
-        config.write_text(damaged)
-        with pytest.raises(UnsupportedModel, match="is damaged"):
-            read_chat_template(tmp_path)
-
-
-@pytest.mark.parametrize(
-    ("template", "found"),
-    [
-        ("{% for m in messages %}{{ m }}", "line 1: Unexpected end of template"),
-        ("{{ 'a' }}\n{{ b | nosuch }}", "line 2: No filter named 'nosuch'"),
-        ("{{", "line 1: unexpected 'end of template'"),
-        ("{% if a %}" * 200 + "{% endif %}" * 200, "IndentationError"),
-    ],
-)
-def test_a_broken_chat_template_is_refused(template: str, found: str, tmp_path: Path) -> None:
-    (tmp_path / "chat_template.jinja").write_text(template)
-    with pytest.raises(UnsupportedModel) as caught:
-        read_chat_template(tmp_path)
-    assert f"cannot be compiled (expected a Jinja template, found {found}" in str(caught.value)
-    assert "\n" not in str(caught.value)
-
-
-def test_what_transformers_adds_to_jinja_is_understood(tmp_path: Path) -> None:
-    template = "{% for m in messages %}{% generation %}{{ m | tojson }}{% endgeneration %}{% break %}{% endfor %}"
-    (tmp_path / "chat_template.jinja").write_text(template)
-    assert read_chat_template(tmp_path) == template
