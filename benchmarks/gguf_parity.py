@@ -5,8 +5,8 @@
 The peer is llama-cpp-python (see benchmarks/cpu/versus_llama_cpp.py) in an environment of its own. Both get the same
 token ids. A prompt agrees up to the first token that differs; there the peer's logits say how near the two were.
 Both quantize activations to 8 bits in front of quantized matrices, in blocks of 32, but round them differently (its
-scales are FP16, ours FP32). The last columns say how often each equals transformers in FP32 on the weights that the file
-stands for, dequantized by the gguf package: what differs there is the rounding of activations.
+scales are FP16, ours FP32). The last columns say how often each equals transformers in FP32 on the weights that the
+file stands for, dequantized by the gguf package: what differs there is the rounding of activations.
 """
 
 from __future__ import annotations
