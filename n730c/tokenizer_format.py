@@ -1,7 +1,7 @@
-"""The TOKENIZER section of a package: its writer and its validator (runtime/FORMAT.md, section 6).
+"""The TOKENIZER section of a package: its values and its writer (runtime/FORMAT.md, section 6).
 
 Knows bytes only. What the tables mean for a Hugging Face tokenizer is the business of ``frontend/tokenizer.py``;
-the native twin of the validator is ``runtime/src/tokenizer_validate.cpp``.
+``tokenizer_validate.py`` checks what is written here.
 """
 
 from __future__ import annotations
@@ -14,12 +14,15 @@ from enum import IntEnum, IntFlag
 import numpy as np
 from numpy.typing import NDArray
 
-HEADER = 160
-KIND_BYTE_BPE = 1
 NO_ID = 0xFFFFFFFF
 MAX_TOKENS = 0xFFFFFF  # ids are 24 bits wide in the hash tables; all ones mark an empty slot
 MAX_ADDED_BYTES = 255
+MAX_PIECE_BYTES = 1024  # of a token of Unigram and WordPiece
+MAX_TEXT_BYTES = 255  # of a text in a step
 MAX_EXTRA_IDS = 16
+MAX_STEPS = 16  # of a program
+MAX_STATES = 1023  # of an automaton
+ACCEPTS = 0x8000  # bit of a transition
 TABLES = (
     "token_offsets",
     "token_bytes",
@@ -27,27 +30,42 @@ TABLES = (
     "bytes",
     "merges",
     "words",
+    "scores",
+    "sorted",
     "added_raw",
     "added_normalized",
-    "added_text",
+    "text",
     "prefix",
     "suffix",
     "class_index",
     "class_pages",
+    "class_flags",
+    "byte_classes",
+    "automata",
+    "transitions",
     "chars",
     "decompositions",
     "compositions",
+    "maps",
+    "normalizer",
+    "pre_tokenizer",
+    "decoder",
 )
+HEADER = 32 + 8 * len(TABLES)
 _MASK = (1 << 64) - 1
 _HASH_FACTOR = 0x9E3779B97F4A7C15
 
 
-class Pattern(IntEnum):
-    """Which regular expression cuts text into words."""
+class Kind(IntEnum):
+    BYTE_BPE = 1
+    CHAR_BPE = 2
+    UNIGRAM = 3
+    WORD_PIECE = 4
 
-    GPT2 = 1
-    LLAMA3 = 2
-    QWEN2 = 3
+
+class ModelFlag(IntFlag):
+    FUSE_UNKNOWN = 1  # unknown characters side by side are one token
+    BYTE_FALLBACK = 2  # a character without a token becomes its bytes' tokens, if there are all of them
 
 
 class TokenFlag(IntFlag):
@@ -61,7 +79,48 @@ class AddedFlag(IntFlag):
     SINGLE_WORD = 4
 
 
+class ClassFlag(IntFlag):
+    r"""What a class of characters is beside its part in the automata."""
+
+    STRIP_SPACE = 1  # \s around added tokens
+    WORD = 2  # \w beside added tokens
+    FORM = 4  # the normal form may change it, or what stands before it
+    WHITE = 8  # the step STRIP takes it away
+
+
+class Op(IntEnum):
+    """What a step does; the first seven make the words of a text, the others the text of tokens."""
+
+    REPLACE = 1
+    FORM = 2
+    MAP = 3
+    PREPEND = 4
+    STRIP = 5
+    SPLIT = 6
+    PREFIX = 7
+    SUBSTITUTE = 8
+    DROP_FIRST = 9
+    JOIN = 10
+    BYTES = 11
+    TRIM = 12
+
+
+class Behavior(IntEnum):
+    """What becomes of a match when a text is cut."""
+
+    ISOLATED = 0
+    REMOVED = 1
+    MERGED_WITH_PREVIOUS = 2
+    MERGED_WITH_NEXT = 3
+    CONTIGUOUS = 4
+
+
+INVERT = 8  # added to a behavior: what lies between matches counts as a match, and the other way round
+BYTES = 16  # added to a behavior: each byte is a character of the GPT-2 alphabet
+
 NO_RULES = AddedFlag(0)
+NO_MODEL_FLAGS = ModelFlag(0)
+Automaton = NDArray[np.uint16]  # [states, classes + 1]: next state (0: none) with ACCEPTS
 
 
 @dataclass(frozen=True)
@@ -74,39 +133,83 @@ class AddedToken:
 
 
 @dataclass(frozen=True)
-class UnicodeClasses:
-    """``pages[index[c >> 8]][c & 255]`` is the class byte of code point c: uint16[4352], uint8[pages, 256]."""
+class Classes:
+    """``pages[index[c >> 8]][c & 255]`` is the class of code point c: uint16[4352], uint8[pages, 256]."""
 
     index: NDArray[np.uint16]
     pages: NDArray[np.uint8]
+    flags: Sequence[ClassFlag]  # of each class
+    of_bytes: Sequence[int]  # class of the character that stands for each of the 256 bytes
+
+    @staticmethod
+    def of(labels: NDArray[np.uint8], flags: Sequence[ClassFlag], of_bytes: Sequence[int]) -> Classes:
+        """From the class of each code point: uint8[0x110000]."""
+        pages, index = np.unique(labels.reshape(-1, 256), axis=0, return_inverse=True)
+        return Classes(index.reshape(-1).astype(np.uint16), pages, flags, of_bytes)
+
+
+ONE_CLASS = Classes.of(np.zeros(0x110000, np.uint8), (ClassFlag(0),), (0,) * 256)
 
 
 @dataclass(frozen=True)
-class NfcTables:
-    """Canonical classes and full canonical decompositions, and the pairs that compose; Hangul syllables left out."""
+class FormTables:
+    """Combining classes and full decompositions, and the pairs that compose; Hangul syllables left out."""
 
     combining: dict[int, int]  # code point → canonical combining class, where it is not 0
     decompositions: dict[int, tuple[int, ...]]
     compositions: dict[tuple[int, int], int]
 
 
-@dataclass(frozen=True)
-class ByteBpe:
-    """A byte-level BPE tokenizer, ready to be written."""
+NO_FORM = FormTables({}, {}, {})
 
-    pieces: Sequence[bytes]  # what each id stands for in text; empty: no such token
+
+@dataclass(frozen=True)
+class MapRule:
+    """Code points ``first`` … ``last`` become ``text``, or (``around``) stand between two of it."""
+
+    first: int
+    last: int
+    text: bytes
+    around: bool = False
+
+
+@dataclass(frozen=True, eq=False)
+class Step:
+    """A step of a program; which fields count is the operation's business."""
+
+    op: Op
+    arg: int = 0
+    automaton: Automaton | None = None
+    text: bytes = b""
+    by: bytes = b""
+    rules: tuple[MapRule, ...] = ()
+
+
+@dataclass(frozen=True)
+class TokenizerTables:
+    """A tokenizer, ready to be written."""
+
+    kind: Kind
+    pieces: Sequence[bytes]  # what each id is in the vocabulary (BYTE_BPE: its bytes); empty: no such token
     flags: Sequence[TokenFlag]  # one a piece
-    byte_ids: Sequence[int]  # id of each of the 256 bytes; NO_ID: the byte is dropped
-    merges: Sequence[tuple[int, int, int]]  # (left, right, result) in order of rank, no pair twice
-    words: Sequence[int]  # ids whose piece, standing alone as a word, is that one token
-    added_raw: Sequence[AddedToken]  # looked for before normalization
-    added_normalized: Sequence[AddedToken]  # looked for after it
-    prefix: Sequence[int]  # put in front of a prompt
-    suffix: Sequence[int]  # put behind it
-    pattern: Pattern
-    prefix_space: bool  # text that does not begin with a space gets one
-    classes: UnicodeClasses
-    nfc: NfcTables | None  # None: text is not normalized
+    byte_ids: Sequence[int]  # id of each of the 256 bytes, or NO_ID
+    model_flags: ModelFlag = NO_MODEL_FLAGS
+    unknown: int = NO_ID  # id of what the vocabulary lacks; NO_ID: that is dropped
+    merges: Sequence[tuple[int, int, int]] = ()  # (left, right, result) in order of rank, no pair twice
+    words: Sequence[int] = ()  # ids whose piece, standing alone as a word, is that one token
+    scores: Sequence[float] = ()  # Unigram: of each id, and of an unknown character
+    sorted_ids: Sequence[int] = ()  # Unigram and WordPiece: ids of the vocabulary, no text twice
+    word_limit: int = 0  # WordPiece: characters of the longest word that is looked at
+    continuing: bytes = b""  # WordPiece: what stands in front of all but the first token of a word
+    added_raw: Sequence[AddedToken] = ()  # looked for before normalization
+    added_normalized: Sequence[AddedToken] = ()  # looked for after it
+    prefix: Sequence[int] = ()  # put in front of a prompt
+    suffix: Sequence[int] = ()  # put behind it
+    classes: Classes = ONE_CLASS
+    form: FormTables = NO_FORM
+    normalizer: Sequence[Step] = ()
+    pre_tokenizer: Sequence[Step] = ()
+    decoder: Sequence[Step] = ()
 
 
 def _slots(homes: Sequence[int], capacity: int) -> tuple[list[int], int]:
@@ -162,68 +265,134 @@ def _word_table(words: Sequence[int], pieces: Sequence[bytes]) -> tuple[bytes, i
     return _hash_table(hashes, entries, 4)
 
 
-def _added_table(tokens: Sequence[AddedToken], text: bytearray) -> bytes:
-    """The index by first byte and the records; appends the texts to ``text``."""
+def _first_bytes(texts: Sequence[bytes]) -> bytes:
+    """For each first byte the index of the first of the sorted texts that begins with it or a higher one: u32[257]."""
+    firsts = np.array([text[0] for text in texts], np.int64)
+    return np.searchsorted(firsts, np.arange(257)).astype(">u4").tobytes()
+
+
+class _Text:
+    """The pool of texts that added tokens, maps and steps point at."""
+
+    def __init__(self) -> None:
+        self.data = bytearray()
+        self._at: dict[bytes, int] = {b"": 0}
+
+    def put(self, text: bytes) -> int:
+        if text not in self._at:
+            self._at[text] = len(self.data)
+            self.data += text
+        return self._at[text]
+
+
+def _added_table(tokens: Sequence[AddedToken], text: _Text) -> bytes:
+    """The index by first byte and the records."""
     if not tokens:
         return b""
     ordered = sorted(tokens, key=lambda token: token.text)
-    firsts = [token.text[0] for token in ordered]
-    index = np.searchsorted(np.array(firsts), np.arange(257)).astype(">u4").tobytes()
-    records = bytearray()
-    for token in ordered:
-        records += struct.pack(">IIBBH", token.id, len(text), len(token.text), token.flags, 0)
-        text += token.text
-    return index + bytes(records)
+    records = b"".join(
+        struct.pack(">IIBBH", token.id, text.put(token.text), len(token.text), token.flags, 0) for token in ordered
+    )
+    return _first_bytes([token.text for token in ordered]) + records
 
 
-def _nfc_tables(nfc: NfcTables | None) -> dict[str, bytes]:
-    if nfc is None:
-        return {"chars": b"", "decompositions": b"", "compositions": b""}
+def _sorted_table(ids: Sequence[int], pieces: Sequence[bytes]) -> bytes:
+    ordered = sorted(ids, key=lambda token: pieces[token])
+    return _first_bytes([pieces[token] for token in ordered]) + _u32s(ordered)
+
+
+def _form_tables(form: FormTables) -> dict[str, bytes]:
     chars = bytearray()
     pool: list[int] = []
-    for code in sorted(nfc.combining.keys() | nfc.decompositions.keys()):
-        parts = nfc.decompositions.get(code, ())
-        chars += struct.pack(">IBBH", code, nfc.combining.get(code, 0), len(parts), len(pool))
+    for code in sorted(form.combining.keys() | form.decompositions.keys()):
+        parts = form.decompositions.get(code, ())
+        chars += struct.pack(">IBBH", code, form.combining.get(code, 0), len(parts), len(pool))
         pool.extend(parts)
-    pairs = sorted(nfc.compositions.items())
+    pairs = sorted(form.compositions.items())
     return {
         "chars": bytes(chars),
-        "decompositions": np.array(pool, dtype=">u4").tobytes(),
+        "decompositions": _u32s(pool),
         "compositions": np.array([(*pair, whole) for pair, whole in pairs], dtype=">u4").tobytes(),
     }
+
+
+class _Programs:
+    """The programs' steps, and the automata, maps and texts that they share."""
+
+    def __init__(self, text: _Text) -> None:
+        self._text = text
+        self._automata: dict[bytes, int] = {}
+        self.automata = bytearray()
+        self.transitions = bytearray()
+        self.maps = bytearray()
+
+    def write(self, steps: Sequence[Step]) -> bytes:
+        return b"".join(map(self._step, steps))
+
+    def _step(self, step: Step) -> bytes:
+        automaton = 0 if step.automaton is None else self._automaton(step.automaton)
+        if step.op is Op.MAP:
+            begin = len(self.maps) // 16
+            for rule in step.rules:
+                fields = rule.first, rule.last, self._text.put(rule.text), len(rule.text), rule.around, 0
+                self.maps += struct.pack(">IIIBBH", *fields)
+            return struct.pack(">BBHIIHH", step.op, step.arg, automaton, begin, len(self.maps) // 16, 0, 0)
+        text = self._text.put(step.text + step.by)
+        return struct.pack(">BBHIIHH", step.op, step.arg, automaton, text, 0, len(step.text), len(step.by))
+
+    def _automaton(self, automaton: Automaton) -> int:
+        rows = automaton.astype(">u2").tobytes()
+        if rows not in self._automata:
+            self._automata[rows] = len(self._automata)
+            self.automata += struct.pack(">IHH", len(self.transitions) // 2, len(automaton), 0)
+            self.transitions += rows
+        return self._automata[rows]
 
 
 def _u32s(values: Sequence[int]) -> bytes:
     return np.array(values, dtype=">u4").tobytes()
 
 
-def write_tokenizer(bpe: ByteBpe) -> bytes:
+def write_tokenizer(tokenizer: TokenizerTables) -> bytes:
     """The bytes of the section. The same value gives the same bytes."""
-    text = bytearray()
-    merges, merge_probes = _merge_table(bpe.merges)
-    words, word_probes = _word_table(bpe.words, bpe.pieces)
-    offsets = np.cumsum([0, *(len(piece) for piece in bpe.pieces)])
+    t = tokenizer
+    text = _Text()
+    programs = _Programs(text)
+    merges, merge_probes = _merge_table(t.merges)
+    words, word_probes = _word_table(t.words, t.pieces)
+    offsets = np.cumsum([0, *(len(piece) for piece in t.pieces)])
     tables = {
         "token_offsets": offsets.astype(">u4").tobytes(),
-        "token_bytes": b"".join(bpe.pieces),
-        "token_flags": bytes(bpe.flags),
-        "bytes": _u32s(bpe.byte_ids),
+        "token_bytes": b"".join(t.pieces),
+        "token_flags": bytes(t.flags),
+        "bytes": _u32s(t.byte_ids),
         "merges": merges,
         "words": words,
-        "added_raw": _added_table(bpe.added_raw, text),
-        "added_normalized": _added_table(bpe.added_normalized, text),
-        "added_text": bytes(text),
-        "prefix": _u32s(bpe.prefix),
-        "suffix": _u32s(bpe.suffix),
-        "class_index": bpe.classes.index.astype(">u2").tobytes(),
-        "class_pages": bpe.classes.pages.tobytes(),
-        **_nfc_tables(bpe.nfc),
+        "scores": np.array(t.scores, dtype=">f8").tobytes(),
+        "sorted": _sorted_table(t.sorted_ids, t.pieces) if t.kind in (Kind.UNIGRAM, Kind.WORD_PIECE) else b"",
+        "added_raw": _added_table(t.added_raw, text),
+        "added_normalized": _added_table(t.added_normalized, text),
+        "prefix": _u32s(t.prefix),
+        "suffix": _u32s(t.suffix),
+        "class_index": t.classes.index.astype(">u2").tobytes(),
+        "class_pages": t.classes.pages.tobytes(),
+        "class_flags": bytes(t.classes.flags),
+        "byte_classes": bytes(t.classes.of_bytes),
+        **_form_tables(t.form),
+        "normalizer": programs.write(t.normalizer),
+        "pre_tokenizer": programs.write(t.pre_tokenizer),
+        "decoder": programs.write(t.decoder),
+        "automata": bytes(programs.automata),
+        "transitions": bytes(programs.transitions),
+        "maps": bytes(programs.maps),
     }
-    longest_word = max((len(bpe.pieces[token]) for token in bpe.words), default=0)
+    continuing = text.put(t.continuing)
+    tables["text"] = bytes(text.data)
+    longest_word = max((len(t.pieces[token]) for token in t.words), default=0)
     header = struct.pack(
-        ">IIBBBBIHH12x",
-        *(KIND_BYTE_BPE, len(bpe.pieces), bpe.pattern, bpe.nfc is not None, bpe.prefix_space, 0),
-        *(longest_word, merge_probes, word_probes),
+        ">IIBBHIHHIHHI",
+        *(t.kind, len(t.pieces), t.model_flags, len(t.continuing), t.word_limit, longest_word),
+        *(merge_probes, word_probes, t.unknown, len(t.classes.flags), 0, continuing),
     )
     body = bytearray()
     for name in TABLES:
@@ -231,116 +400,3 @@ def write_tokenizer(bpe: ByteBpe) -> bytes:
         header += struct.pack(">II", HEADER + len(body), len(tables[name]))
         body += tables[name]
     return header + bytes(body)
-
-
-def _added_fault(table: bytes, text: bytes, tokens: int) -> bool:
-    if not table:
-        return False
-    count, rest = divmod(len(table) - 257 * 4, 12)
-    if count < 1 or rest or count > 65535:
-        return True
-    texts: list[bytes] = []
-    for token, offset, length, flags, reserved in struct.iter_unpack(">IIBBH", table[257 * 4 :]):
-        found = text[offset : offset + length]
-        if token >= tokens or length == 0 or flags > 7 or reserved or len(found) != length:
-            return True
-        if texts and texts[-1] >= found:
-            return True
-        texts.append(found)
-    firsts = np.array([found[0] for found in texts])
-    return bool(np.any(np.frombuffer(table[: 257 * 4], ">u4") != np.searchsorted(firsts, np.arange(257))))
-
-
-def _not_scalar(codes: NDArray[np.int64]) -> bool:
-    """Is one of them no Unicode scalar value (a surrogate, or beyond U+10FFFF)?"""
-    return bool(np.any((codes > 0x10FFFF) | ((codes >= 0xD800) & (codes <= 0xDFFF))))
-
-
-def _nfc_fault(tables: dict[str, bytes]) -> str | None:
-    raw = np.frombuffer(tables["chars"], np.uint8).reshape(-1, 8)
-    codes = np.frombuffer(tables["chars"], ">u4").reshape(-1, 2)[:, 0].astype(np.int64)
-    ends = np.frombuffer(tables["chars"], ">u2").reshape(-1, 4)[:, 3].astype(np.int64) + raw[:, 5]
-    pool = np.frombuffer(tables["decompositions"], ">u4").astype(np.int64)
-    unordered = np.any(codes[1:] <= codes[:-1])
-    if _not_scalar(codes) or unordered or np.any(raw[:, 5] > 4) or np.any(ends > len(pool)) or _not_scalar(pool):
-        return "decompositions are not as they must be"
-    triples = np.frombuffer(tables["compositions"], ">u4").reshape(-1, 3).astype(np.uint64)
-    keys = triples[:, 0] << np.uint64(32) | triples[:, 1]
-    wholes = triples[:, 2].astype(np.int64)
-    if np.any(keys[1:] <= keys[:-1]) or np.any(wholes == 0) or _not_scalar(wholes):
-        return "compositions are not as they must be"
-    return None
-
-
-def validate_tokenizer(data: bytes, vocab: int) -> str | None:
-    """What is wrong with a TOKENIZER section for a model of ``vocab`` tokens, or None.
-
-    Accepts and refuses the same bytes with the same words as ``Tokenizer::validate`` of the runtime.
-    """
-    if len(data) < HEADER:
-        return "the header is cut short"
-    if len(data) > 256 << 20:
-        return "it is larger than 256 MiB"
-    tables: dict[str, bytes] = {}
-    at = HEADER
-    for name, (offset, size) in zip(TABLES, struct.iter_unpack(">II", data[32:HEADER]), strict=True):
-        begin = -(-at // 16) * 16
-        if offset != begin or begin + size > len(data):
-            return "a table lies in the wrong place"
-        if any(data[at:begin]):
-            return "padding is not zero"
-        tables[name] = data[begin : begin + size]
-        at = begin + size
-    if at != len(data):
-        return "it does not end with its last table"
-
-    kind, tokens, pattern, normalizer, prefix_space, zero = struct.unpack_from(">IIBBBB", data)
-    longest_word, merge_probes, word_probes = struct.unpack_from(">IHH", data, 12)
-    if kind != KIND_BYTE_BPE:
-        return "its kind is unknown"
-    if tokens == 0 or tokens > min(vocab, MAX_TOKENS):
-        return "its number of tokens does not fit the model"
-    if not 1 <= pattern <= 3:
-        return "its pattern is unknown"
-    if normalizer > 1:
-        return "its normalizer is unknown"
-    if prefix_space > 1 or zero or any(data[20:32]):
-        return "a flag or a reserved field is not as it must be"
-    if longest_word > 65535 or merge_probes > 255 or word_probes > 255:
-        return "a limit is too large"
-    size_of = {name: len(table) for name, table in tables.items()}
-    units = {"merges": 12, "words": 4, "prefix": 4, "suffix": 4, "class_pages": 256, "chars": 8, "decompositions": 4}
-    units["compositions"] = 12
-    exact = {"token_offsets": 4 * (tokens + 1), "token_flags": tokens, "bytes": 1024, "class_index": 8704}
-    if (
-        any(size_of[name] != size for name, size in exact.items())
-        or any(size_of[name] % unit for name, unit in units.items())
-        or (not tables["merges"] and merge_probes)
-        or (not tables["words"] and word_probes)
-        or max(size_of["prefix"], size_of["suffix"]) > 4 * MAX_EXTRA_IDS
-    ):
-        return "a table has the wrong size"
-
-    offsets = np.frombuffer(tables["token_offsets"], ">u4").astype(np.int64)
-    if offsets[0] != 0 or np.any(np.diff(offsets) < 0) or offsets[-1] != size_of["token_bytes"]:
-        return "token offsets are out of order"
-    if np.any(np.frombuffer(tables["token_flags"], np.uint8) > 3):
-        return "a token has unknown flags"
-    byte_ids = np.frombuffer(tables["bytes"], ">u4")
-    if np.any((byte_ids >= tokens) & (byte_ids != NO_ID)):
-        return "a byte names no token"
-    fields = np.frombuffer(tables["merges"], np.uint8).reshape(-1, 4, 3).astype(np.uint32)
-    values = fields[:, :, 0] << 16 | fields[:, :, 1] << 8 | fields[:, :, 2]
-    used = values[np.any(values != 0xFFFFFF, axis=1)]
-    if np.any(used[:, [0, 1, 3]] >= tokens):
-        return "a merge names no token"
-    slots = np.frombuffer(tables["words"], ">u4")
-    if np.any((slots & 0xFFFFFF >= tokens) & (slots != NO_ID)):
-        return "a word names no token"
-    if any(_added_fault(tables[name], tables["added_text"], tokens) for name in ("added_raw", "added_normalized")):
-        return "added tokens are not as they must be"
-    if np.any(np.frombuffer(tables["prefix"] + tables["suffix"], ">u4") >= tokens):
-        return "an id in front or behind names no token"
-    if np.any(np.frombuffer(tables["class_index"], ">u2") >= size_of["class_pages"] // 256):
-        return "a class page is missing"
-    return _nfc_fault(tables)

@@ -12,7 +12,17 @@ MODULES = sorted((ROOT / "n730c").rglob("*.py"))
 
 SIBLINGS = ("frontend", "passes", "quant", "codegen", "package")
 # The ground floor, lowest first: each may see those before it and nothing else of n730c.
-GROUND = ("errors", "files", "dtypes", "ir", "artifacts", "target", "tokenizer_format", "chat_format")
+GROUND = (
+    "errors",
+    "files",
+    "dtypes",
+    "ir",
+    "artifacts",
+    "target",
+    "tokenizer_format",
+    "tokenizer_validate",
+    "chat_format",
+)
 HOMES = {  # heavy libraries and the only parts that may load them
     "torch": ("frontend", "quant"),
     "transformers": ("frontend", "quant"),

@@ -43,7 +43,7 @@ from n730c.chat_format import INTEGER_BIAS, ChatProgram, Op, write_chat
 from n730c.dtypes import GROUP, TILE_ROWS, Format, round_up
 from n730c.package import write_package
 from n730c.quant import encode
-from n730c.tokenizer_format import NO_ID, AddedToken, ByteBpe, Pattern, TokenFlag, UnicodeClasses, write_tokenizer
+from n730c.tokenizer_format import NO_ID, AddedToken, Kind, TokenFlag, TokenizerTables, write_tokenizer
 
 # What `{{ messages[0]['content'] }} — ünïcode` becomes.
 TINY_CHAT = write_chat(
@@ -384,20 +384,14 @@ def tiny_tokenizer(vocab: int) -> bytes:
     merges = [(ord("t"), ord("h"), 256), (256, ord("e"), 257)] if tokens > 257 else []
     added = [AddedToken(b"<|end|>", 258)] if tokens > 258 else []
     return write_tokenizer(
-        ByteBpe(
+        TokenizerTables(
+            kind=Kind.BYTE_BPE,
             pieces=pieces,
             flags=[TokenFlag.SPECIAL | TokenFlag.EOS if i == 258 else TokenFlag(0) for i in range(tokens)],
             byte_ids=[b if b < tokens else NO_ID for b in range(256)],
             merges=merges,
             words=[257] if merges else [],
             added_raw=added,
-            added_normalized=[],
-            prefix=[],
-            suffix=[],
-            pattern=Pattern.GPT2,
-            prefix_space=False,
-            classes=UnicodeClasses(np.zeros(4352, np.uint16), np.zeros((1, 256), np.uint8)),
-            nfc=None,
         )
     )
 

@@ -12,16 +12,20 @@ from typing import Any
 
 from n730c.errors import UnsupportedModel
 from n730c.frontend.gguf_file import GgufFile
-from n730c.frontend.tokenizer import PATTERNS
-from n730c.tokenizer_format import Pattern
+from n730c.frontend.tokenizer_steps import GPT2_PATTERN
 
 _KEY = "tokenizer.ggml."
 _NORMAL, _UNKNOWN, _CONTROL, _USER, _UNUSED, _BYTE = range(1, 7)  # token_type
 _LLAMA3 = ("llama-bpe", "llama3", "llama-v3")
+_LLAMA3_PATTERN = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*"
+    r"|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+_QWEN2_PATTERN = _LLAMA3_PATTERN.replace("{1,3}", "")
 _PRE = {
-    **dict.fromkeys(_LLAMA3, Pattern.LLAMA3),
-    **dict.fromkeys(("qwen2", "deepseek-r1-qwen"), Pattern.QWEN2),
-    **dict.fromkeys(("gpt-2", "phi-2"), Pattern.GPT2),
+    **dict.fromkeys(_LLAMA3, _LLAMA3_PATTERN),
+    **dict.fromkeys(("qwen2", "deepseek-r1-qwen"), _QWEN2_PATTERN),
+    **dict.fromkeys(("gpt-2", "phi-2"), GPT2_PATTERN),
 }
 # Ends of a turn in files that name only the end of a text; llama.cpp stops at these too.
 _ENDS = ("<|eot_id|>", "<|im_end|>", "<|end|>", "<end_of_turn>", "<|endoftext|>", "<|eom_id|>")
@@ -126,25 +130,24 @@ def _tokenizer(file: GgufFile, vocab: int) -> dict[str, Any]:
             for text, i in known.items()
             if types[i] in (_CONTROL, _USER)
         ],
-        "normalizer": {"type": "NFC"} if pattern is Pattern.QWEN2 else None,  # Qwen's own has it
+        "normalizer": {"type": "NFC"} if pattern == _QWEN2_PATTERN else None,  # Qwen's own has it
         "pre_tokenizer": _pre_tokenizer(pattern),
         "post_processor": _post_processor(file, tokens, pre in _LLAMA3),
         "decoder": {"type": "ByteLevel", "add_prefix_space": True, "trim_offsets": True, "use_regex": True},
         "model": {
             "type": "BPE",
-            "ignore_merges": pattern is Pattern.LLAMA3,  # as Llama 3's own
+            "ignore_merges": pattern == _LLAMA3_PATTERN,  # as Llama 3's own
             "vocab": known,
             "merges": merges,
         },
     }
 
 
-def _pre_tokenizer(pattern: Pattern) -> dict[str, Any]:
+def _pre_tokenizer(pattern: str) -> dict[str, Any]:
     byte_level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True}
-    if pattern is Pattern.GPT2:
+    if pattern == GPT2_PATTERN:
         return {**byte_level, "use_regex": True}
-    regex = next(text for text, kind in PATTERNS.items() if kind is pattern)
-    split = {"type": "Split", "pattern": {"Regex": regex}, "behavior": "Isolated", "invert": False}
+    split = {"type": "Split", "pattern": {"Regex": pattern}, "behavior": "Isolated", "invert": False}
     return {"type": "Sequence", "pretokenizers": [split, {**byte_level, "use_regex": False}]}
 
 

@@ -1,4 +1,4 @@
-"""Reads a Hugging Face tokenizer and chat template and turns them into what a package stores.
+"""Reads a Hugging Face tokenizer and turns it into what a package stores.
 
 The structure comes from ``tokenizer.json``; every question of meaning (which ids are added in front, what an id
 stands for, which words are whole tokens) is answered by the ``tokenizers`` library itself.
@@ -12,168 +12,78 @@ from pathlib import Path
 from typing import Any
 
 import tokenizers
+import transformers
 
 from n730c.errors import UnsupportedModel
+from n730c.frontend.tokenizer_decoder import read_decoder
+from n730c.frontend.tokenizer_model import byte_alphabet, finish_scores, reaches_across, read_pieces, read_vocabulary
 from n730c.frontend.tokenizer_samples import SAMPLES
-from n730c.frontend.unicode_tables import nfc_tables, unicode_classes
+from n730c.frontend.tokenizer_steps import cut_at_spaces, read_words, refuse
 from n730c.tokenizer_format import (
     MAX_ADDED_BYTES,
     MAX_EXTRA_IDS,
-    NO_ID,
     AddedFlag,
     AddedToken,
-    ByteBpe,
-    Pattern,
+    Kind,
     TokenFlag,
-    validate_tokenizer,
+    TokenizerTables,
     write_tokenizer,
 )
+from n730c.tokenizer_validate import validate_tokenizer
 
 Json = dict[str, Any]
 
-_GPT2 = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
-_LLAMA3 = (
-    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*"
-    r"|\s*[\r\n]+|\s+(?!\S)|\s+"
-)
-PATTERNS = {
-    _GPT2: Pattern.GPT2,
-    _LLAMA3: Pattern.LLAMA3,
-    _LLAMA3.replace("{1,3}", ""): Pattern.QWEN2,
-}
-_SUPPORTED = "supported are byte-level BPE tokenizers of the GPT-2, Llama 3 and Qwen2 kinds"
+_OTHER_FILES = ("tokenizer.model", "spiece.model", "sentencepiece.bpe.model", "vocab.json", "vocab.txt")
+_SPACE = "\u2581"  # what SentencePiece writes for a space
 
 
-def _byte_alphabet() -> dict[str, int]:
-    """The character that stands for each byte in byte-level vocabularies (Radford et al. 2019, GPT-2)."""
-    printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
-    others = [b for b in range(256) if b not in printable]
-    return {chr(b): b for b in printable} | {chr(256 + i): b for i, b in enumerate(others)}
+def _missing(folder: Path, found: str) -> UnsupportedModel:
+    return UnsupportedModel(
+        f"{folder} has no tokenizer",
+        expected="a file tokenizer.json",
+        found=found,
+        hint="Save the model's fast tokenizer there (AutoTokenizer.from_pretrained(…).save_pretrained(…))",
+    )
 
 
-def _refuse(what: str, expected: str, found: object) -> UnsupportedModel:
-    text = found if isinstance(found, str) else json.dumps(found, ensure_ascii=True)
-    shown = text if len(text) <= 120 else text[:117] + "..."
-    return UnsupportedModel(f"the tokenizer's {what} is not supported", expected=expected, found=shown, hint=_HINT)
-
-
-_HINT = f"Use a model with another tokenizer; {_SUPPORTED}"
+def _json_of(folder: Path) -> str:
+    """The text of tokenizer.json, or what transformers makes of a folder that has another tokenizer's files only."""
+    path = folder / "tokenizer.json"
+    if path.is_file():
+        return path.read_text(encoding="utf-8")
+    others = [name for name in _OTHER_FILES if (folder / name).is_file()]
+    if not others:
+        raise _missing(folder, "none")
+    verbosity = transformers.logging.get_verbosity()
+    transformers.logging.set_verbosity(transformers.logging.CRITICAL)
+    try:
+        converted = transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+        text: str = converted.backend_tokenizer.to_str()
+    except Exception as error:  # whatever is wrong with the files, or missing for them (sentencepiece)
+        reason = " ".join(str(error).split())
+        raise _missing(folder, f"{others[0]}, which transformers cannot convert: {reason[:200]}") from error
+    finally:
+        transformers.logging.set_verbosity(verbosity)
+    return text
 
 
 def _load(folder: Path) -> tuple[Json, tokenizers.Tokenizer]:
-    """tokenizer.json as JSON and as the library's object, without truncation and padding."""
-    path = folder / "tokenizer.json"
-    if not path.is_file():
-        raise UnsupportedModel(
-            f"{folder} has no tokenizer",
-            expected="a file tokenizer.json",
-            found="none",
-            hint="Save the model's fast tokenizer there (AutoTokenizer.from_pretrained(…).save_pretrained(…))",
-        )
+    """The tokenizer as JSON and as the library's object, without truncation and padding."""
     try:
-        text = path.read_text(encoding="utf-8")
-        spec = json.loads(text)
-        tokenizer = tokenizers.Tokenizer.from_str(text)
+        tokenizer = tokenizers.Tokenizer.from_str(_json_of(folder))
+        spec = json.loads(tokenizer.to_str())  # as the installed library writes it: older files have older fields
+    except UnsupportedModel:
+        raise
     except Exception as error:  # the library raises bare Exceptions
         raise UnsupportedModel(
-            f"{path} is damaged",
+            f"{folder / 'tokenizer.json'} is damaged",
             expected="a tokenizer in the format of the tokenizers library",
-            found=str(error),
+            found=" ".join(str(error).split()),
             hint="Download it again",
         ) from error
     tokenizer.no_truncation()
     tokenizer.no_padding()
     return spec, tokenizer
-
-
-def _flatten(spec: Json | None, kind: str) -> list[Json]:
-    """The steps of a pre-tokenizer, normalizer, decoder or post-processor; nested Sequences laid out flat."""
-    if spec is None:
-        return []
-    if spec.get("type") == "Sequence":
-        return [step for part in spec[kind] for step in _flatten(part, kind)]
-    return [spec]
-
-
-def _read_pattern(spec: Json) -> tuple[Pattern, bool]:
-    """Which pattern cuts text into words, and whether text gets a space in front."""
-    steps = _flatten(spec.get("pre_tokenizer"), "pretokenizers")
-    if not steps or steps[-1].get("type") != "ByteLevel":
-        raise _refuse("pre-tokenizer", "ByteLevel, or Split and ByteLevel", spec.get("pre_tokenizer"))
-    byte_level = steps[-1]
-    prefix_space = bool(byte_level.get("add_prefix_space", True))
-    if byte_level.get("use_regex", True):
-        if len(steps) != 1:
-            raise _refuse("pre-tokenizer", "nothing in front of ByteLevel's own pattern", spec["pre_tokenizer"])
-        return Pattern.GPT2, prefix_space
-    if len(steps) != 2 or steps[0].get("type") != "Split" or prefix_space:
-        raise _refuse("pre-tokenizer", "one Split, then ByteLevel without prefix space", spec["pre_tokenizer"])
-    split = steps[0]
-    if split.get("behavior") != "Isolated" or split.get("invert", False):
-        raise _refuse("Split", "behavior Isolated, not inverted", {k: split.get(k) for k in ("behavior", "invert")})
-    regex = split["pattern"].get("Regex")
-    if regex not in PATTERNS:
-        raise _refuse("pattern", "that of GPT-2, Llama 3 or Qwen2", regex or split["pattern"])
-    return PATTERNS[regex], False
-
-
-def _check_kind(spec: Json) -> bool:
-    """Refuses everything but byte-level BPE; returns whether text is normalized (NFC)."""
-    model = spec["model"]
-    kind = model.get("type", "BPE" if "merges" in model else "unknown")
-    if kind != "BPE":
-        raise _refuse("model", "BPE", kind)
-    for field in ("dropout", "unk_token", "continuing_subword_prefix", "end_of_word_suffix", "byte_fallback"):
-        if model.get(field):
-            # An unknown token is harmless where nothing can be unknown; the caller looks at that.
-            if field in ("unk_token", "byte_fallback") and _byte_alphabet().keys() <= model["vocab"].keys():
-                continue
-            raise _refuse(f"BPE option {field}", "none", model[field])
-    decoder = _flatten(spec.get("decoder"), "decoders")
-    if [step.get("type") for step in decoder] != ["ByteLevel"]:
-        raise _refuse("decoder", "ByteLevel", spec.get("decoder"))
-    normalizer = _flatten(spec.get("normalizer"), "normalizers")
-    if any(step.get("type") != "NFC" for step in normalizer):
-        raise _refuse("normalizer", "NFC or none", spec.get("normalizer"))
-    return bool(normalizer)
-
-
-def _read_merges(spec: Json) -> list[tuple[int, int, int]]:
-    vocab: dict[str, int] = spec["model"]["vocab"]
-    rank_of: dict[tuple[int, int], tuple[int, int]] = {}  # of a pair that stands twice the later rank holds
-    for rank, merge in enumerate(spec["model"]["merges"]):
-        left, right = merge.split(" ") if isinstance(merge, str) else merge
-        rank_of[vocab[left], vocab[right]] = rank, vocab[left + right]
-    by_rank = sorted(rank_of.items(), key=lambda item: item[1][0])
-    return [(left, right, whole) for (left, right), (_, whole) in by_rank]
-
-
-def _read_pieces(spec: Json, tokenizer: tokenizers.Tokenizer, count: int) -> list[bytes]:
-    """What each id stands for, as the ByteLevel decoder has it; empty for ids without a token."""
-    alphabet = _byte_alphabet()
-    pieces = []
-    for token in range(count):
-        text = tokenizer.id_to_token(token) or ""
-        known = all(c in alphabet for c in text)
-        pieces.append(bytes(alphabet[c] for c in text) if known else text.encode())
-    return pieces
-
-
-def _read_words(spec: Json, tokenizer: tokenizers.Tokenizer, pieces: Sequence[bytes]) -> list[int]:
-    """Ids of the vocabulary that a word of their own text becomes, without any merging at run time."""
-    alphabet = _byte_alphabet()
-    words = []
-    for text, token in sorted(spec["model"]["vocab"].items(), key=lambda item: item[1]):
-        if not text or any(c not in alphabet for c in text) or len(text) > 65535:
-            continue
-        if [t.id for t in tokenizer.model.tokenize(text)] != [token]:
-            continue
-        if pieces[token] != bytes(alphabet[c] for c in text):  # an added token took the id over
-            raise UnsupportedModel(
-                "an added token has the id of another token", expected="one text an id", found=f"id {token}"
-            )
-        words.append(token)
-    return words
 
 
 def _read_added(tokenizer: tokenizers.Tokenizer) -> tuple[list[AddedToken], list[AddedToken]]:
@@ -193,10 +103,10 @@ def _read_added(tokenizer: tokenizers.Tokenizer) -> tuple[list[AddedToken], list
             flags |= flag if wanted else AddedFlag(0)
         size = len(text.encode())
         if size > MAX_ADDED_BYTES:
-            raise _refuse("added token", f"at most {MAX_ADDED_BYTES} bytes", f"{size} bytes: {text}")
+            raise refuse("added token", f"at most {MAX_ADDED_BYTES} bytes", f"{size} bytes: {text}")
         into = normalized if added.normalized else raw
         if text.encode() in into:
-            raise _refuse("added token", "no two of the same normalized text", text)
+            raise refuse("added token", "no two of the same normalized text", text)
         if text:
             into[text.encode()] = AddedToken(text.encode(), token, flags)
     return list(raw.values()), list(normalized.values())
@@ -204,16 +114,32 @@ def _read_added(tokenizer: tokenizers.Tokenizer) -> tuple[list[AddedToken], list
 
 def _read_extra_ids(tokenizer: tokenizers.Tokenizer) -> tuple[list[int], list[int]]:
     """Ids that the post-processor puts in front of and behind a prompt."""
-    sample = "x"
-    plain: list[int] = tokenizer.encode(sample, add_special_tokens=False).ids
+    plain: list[int] = []
+    added = [token.content for token in tokenizer.get_added_tokens_decoder().values()]
+    for sample in ("x", "a", "1", ".", *added[:1]):  # a tokenizer may drop some of them
+        plain = tokenizer.encode(sample, add_special_tokens=False).ids
+        if plain:
+            break
     full: list[int] = tokenizer.encode(sample, add_special_tokens=True).ids
     if not plain:
-        raise _refuse("vocabulary", "a token for every printable byte", f"none for {sample!r}")
+        raise refuse("vocabulary", "tokens for printable characters", "none")
     for at in range(len(full) - len(plain) + 1):
         prefix, suffix = full[:at], full[at + len(plain) :]
         if full[at : at + len(plain)] == plain and max(len(prefix), len(suffix)) <= MAX_EXTRA_IDS:
             return prefix, suffix
-    raise _refuse("post-processor", f"at most {MAX_EXTRA_IDS} ids in front of and behind the text", f"{full}")
+    raise refuse("post-processor", f"at most {MAX_EXTRA_IDS} ids in front of and behind the text", f"{full}")
+
+
+def _check_ids(pieces: Sequence[bytes], tokenizer: tokenizers.Tokenizer, model: Json, kind: Kind) -> None:
+    """No added token may have taken the id of another token over: the vocabulary's text would be lost."""
+    alphabet = byte_alphabet()
+    vocab = model["vocab"] if isinstance(model["vocab"], dict) else {t: i for i, (t, _) in enumerate(model["vocab"])}
+    for text, token in vocab.items():
+        known = kind is Kind.BYTE_BPE and all(c in alphabet for c in text)
+        if pieces[token] != (bytes(alphabet[c] for c in text) if known else text.encode()):
+            raise UnsupportedModel(
+                "an added token has the id of another token", expected="one text an id", found=f"id {token}"
+            )
 
 
 def compile_tokenizer(folder: Path, vocab: int, eos_ids: Sequence[int]) -> bytes:
@@ -223,12 +149,6 @@ def compile_tokenizer(folder: Path, vocab: int, eos_ids: Sequence[int]) -> bytes
     ``eos_ids``: ids that end generation. Raises UnsupportedModel.
     """
     spec, tokenizer = _load(folder)
-    try:
-        normalizes = _check_kind(spec)
-        pattern, prefix_space = _read_pattern(spec)
-        merges = _read_merges(spec)
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise UnsupportedModel(f"{folder / 'tokenizer.json'} is damaged", found=f"{error!r}") from error
     count = max([*tokenizer.get_vocab(with_added_tokens=True).values(), *eos_ids], default=-1) + 1
     if count > vocab or count == 0:
         raise UnsupportedModel(
@@ -237,32 +157,39 @@ def compile_tokenizer(folder: Path, vocab: int, eos_ids: Sequence[int]) -> bytes
             found=str(count),
             hint="Use the tokenizer that belongs to the model",
         )
-    pieces = _read_pieces(spec, tokenizer, count)
+    words = read_words(spec)
+    model = read_vocabulary(spec["model"], tokenizer, bytes_=words.bytes)
+    finish_scores(model, count)
+    if model.kind is Kind.CHAR_BPE and not reaches_across(_SPACE, spec["model"]):
+        cut_at_spaces(words, _SPACE)  # the same tokens in less time and memory: whole texts need not be one word
+    pieces = read_pieces(model.kind, tokenizer, count)
+    _check_ids(pieces, tokenizer, spec["model"], model.kind)
     special = {added.content for added in tokenizer.get_added_tokens_decoder().values() if added.special}
-    flags = [
-        (TokenFlag.SPECIAL if tokenizer.id_to_token(token) in special else TokenFlag(0))
-        | (TokenFlag.EOS if token in eos_ids else TokenFlag(0))
-        for token in range(count)
-    ]
-    byte_of = _byte_alphabet()
-    model_vocab: dict[str, int] = spec["model"]["vocab"]
     raw, normalized = _read_added(tokenizer)
     prefix, suffix = _read_extra_ids(tokenizer)
+    alphabet = byte_alphabet()
+    neighbours = any(token.flags for token in (*raw, *normalized))
+    classes, form, normalizer, pre_tokenizer = words.tables(
+        sorted(alphabet, key=alphabet.__getitem__), neighbours=neighbours
+    )
     compiled = write_tokenizer(
-        ByteBpe(
+        TokenizerTables(
+            **vars(model),
             pieces=pieces,
-            flags=flags,
-            byte_ids=[model_vocab.get(c, NO_ID) for c in sorted(byte_of, key=byte_of.__getitem__)],
-            merges=merges,
-            words=_read_words(spec, tokenizer, pieces),
+            flags=[
+                (TokenFlag.SPECIAL if tokenizer.id_to_token(token) in special else TokenFlag(0))
+                | (TokenFlag.EOS if token in eos_ids else TokenFlag(0))
+                for token in range(count)
+            ],
             added_raw=raw,
             added_normalized=normalized,
             prefix=prefix,
             suffix=suffix,
-            pattern=pattern,
-            prefix_space=prefix_space,
-            classes=unicode_classes(nfc=normalizes, words=any(token.flags for token in (*raw, *normalized))),
-            nfc=nfc_tables() if normalizes else None,
+            classes=classes,
+            form=form,
+            normalizer=normalizer,
+            pre_tokenizer=pre_tokenizer,
+            decoder=read_decoder(spec.get("decoder"), bytes_=words.bytes),
         )
     )
     fault = validate_tokenizer(compiled, vocab)

@@ -31,7 +31,7 @@ from n730c.package.check_tables import (
     check_tensors,
 )
 from n730c.package.layout import Kind
-from n730c.tokenizer_format import validate_tokenizer
+from n730c.tokenizer_validate import validate_tokenizer
 
 
 class Extent(NamedTuple):

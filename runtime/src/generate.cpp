@@ -3,7 +3,7 @@
 #include "progress.h"
 #include "status.h"
 #include "text.h"
-#include "utf8.h"
+#include "tokenizer_decode.h"
 
 namespace n730 {
 
@@ -29,13 +29,13 @@ void check_length(const Model &model, int64_t prompt, int64_t count) {
 // Prints tokens as ids, or as text that is never cut within a character.
 class Printer {
   public:
-    Printer(const Tokenizer &tokenizer, bool ids) : tokenizer_(tokenizer), ids_(ids) {}
+    Printer(const Tokenizer &tokenizer, bool ids) : tokenizer_(tokenizer), ids_(ids), stream_(tokenizer, true) {}
     void token(int32_t id) {
         if (ids_) {
             put((first_ ? "" : " ") + std::to_string(id));
             first_ = false;
         } else if (!tokenizer_.is_special(id)) {
-            put(stream_.push(tokenizer_.piece(id)));
+            put(stream_.push(id));
         }
         put_flush();
     }
@@ -49,7 +49,7 @@ class Printer {
     const Tokenizer &tokenizer_;
     const bool ids_;
     bool first_ = true;
-    Utf8Stream stream_;
+    TokenStream stream_; // the text goes on behind the prompt
 };
 
 struct Timing {

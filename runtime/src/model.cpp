@@ -98,9 +98,13 @@ std::vector<int32_t> encode_text(const Tokenizer &tokenizer, const std::string &
                                  const std::string &name) {
     require_utf8(text, name);
     std::vector<int32_t> ids;
-    if (!tokenizer.encode(text.data(), text.size(), add_special, ids))
-        throw Error(name + " is too long", "at most " + format_size(Tokenizer::kMaxText), format_size(text.size()),
-                    "Cut it into parts.");
+    if (!tokenizer.encode(text.data(), text.size(), add_special, ids)) {
+        if (text.size() > Tokenizer::kMaxText)
+            throw Error(name + " is too long", "at most " + format_size(Tokenizer::kMaxText), format_size(text.size()),
+                        "Cut it into parts.");
+        throw Error("the package's normalizer makes too much of " + name, "at most 128 times its length", "more",
+                    "Build the package again from the original model.");
+    }
     return ids;
 }
 

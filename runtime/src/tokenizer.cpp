@@ -2,64 +2,65 @@
 
 #include "tokenizer_added.h"
 #include "tokenizer_bpe.h"
+#include "tokenizer_pieces.h"
 #include "tokenizer_split.h"
 
 namespace n730 {
 namespace {
 
-const uint8_t *bytes_of(const std::string &s) { return reinterpret_cast<const uint8_t *>(s.data()); }
-
 // Everything that one call of encode needs beside the tables.
-struct Encoding {
-    const TokenizerTables &tables;
-    std::vector<int32_t> &out;
-    Bpe bpe;
-    Nfc nfc;
-    std::vector<Span> raw, normalized;
-    std::string nfc_text, spaced_text;
+class Encoding {
+  public:
+    Encoding(const TokenizerTables &tables, size_t n, std::vector<int32_t> &out)
+        : tables_(tables), budget_(n), out_(out), normalizer_(tables), pre_tokenizer_(tables), bpe_(tables), unigram_(tables),
+          word_piece_(tables), word_([this](const uint8_t *begin, const uint8_t *end) { word(begin, end); }) {}
 
-    Encoding(const TokenizerTables &t, std::vector<int32_t> &o) : tables(t), out(o), bpe(t), nfc(t) {}
-
-    void words(const uint8_t *p, const uint8_t *end) {
-        if (tables.prefix_space && *p != ' ') {
-            spaced_text.assign(1, ' ').append(reinterpret_cast<const char *>(p), static_cast<size_t>(end - p));
-            p = bytes_of(spaced_text);
-            end = p + spaced_text.size();
+    // False: the budget is spent.
+    bool all(const uint8_t *begin, const uint8_t *end) {
+        find_added(tables_, tables_.added_raw, begin, end, raw_);
+        for (const Span &span : raw_) {
+            if (span.id != kNoId)
+                out_.push_back(static_cast<int32_t>(span.id));
+            else if (!text({span.begin, span.end, span.begin == begin}))
+                return false;
         }
-        while (p < end) {
-            const uint8_t *stop = word_end(tables, p, end);
-            bpe.append(p, static_cast<size_t>(stop - p), out);
-            p = stop;
-        }
+        return true;
     }
 
-    void text(const uint8_t *begin, const uint8_t *end) {
+  private:
+    bool text(Piece piece) {
+        if (!normalizer_.run(piece, budget_)) return false;
+        normalized_.clear();
+        find_added(tables_, tables_.added_normalized, piece.begin, piece.end, normalized_);
+        for (const Span &span : normalized_) {
+            if (span.id != kNoId)
+                out_.push_back(static_cast<int32_t>(span.id));
+            else if (!pre_tokenizer_.cut({span.begin, span.end, piece.first && span.begin == piece.begin}, budget_, word_))
+                return false;
+        }
+        return true;
+    }
+
+    void word(const uint8_t *begin, const uint8_t *end) {
         const size_t n = static_cast<size_t>(end - begin);
-        if (tables.normalizer == 1 && !nfc.is_plain(begin, n)) {
-            nfc_text.clear();
-            nfc.append(begin, n, nfc_text);
-            begin = bytes_of(nfc_text);
-            end = begin + nfc_text.size();
-        }
-        normalized.clear();
-        find_added(tables, tables.added_normalized, begin, end, normalized);
-        for (const Span &span : normalized) {
-            if (span.id == kNoId)
-                words(span.begin, span.end);
-            else
-                out.push_back(static_cast<int32_t>(span.id));
+        switch (tables_.kind) {
+        case TokenizerKind::BYTE_BPE:
+        case TokenizerKind::CHAR_BPE: return bpe_.append(begin, n, out_);
+        case TokenizerKind::UNIGRAM: return unigram_.append(begin, n, out_);
+        case TokenizerKind::WORD_PIECE: return word_piece_.append(begin, n, out_);
         }
     }
 
-    void all(const uint8_t *begin, const uint8_t *end) {
-        find_added(tables, tables.added_raw, begin, end, raw);
-        for (const Span &span : raw) {
-            if (span.id == kNoId)
-                text(span.begin, span.end);
-            else
-                out.push_back(static_cast<int32_t>(span.id));
-        }
-    }
+    const TokenizerTables &tables_;
+    Budget budget_;
+    std::vector<int32_t> &out_;
+    Normalizer normalizer_;
+    PreTokenizer pre_tokenizer_;
+    Bpe bpe_;
+    Unigram unigram_;
+    WordPiece word_piece_;
+    const PreTokenizer::Word word_;
+    std::vector<Span> raw_, normalized_;
 };
 
 void append_ids(const Table &table, std::vector<int32_t> &out) {
@@ -72,11 +73,13 @@ Tokenizer::Tokenizer(const uint8_t *data, size_t) : tables_(data) {}
 
 bool Tokenizer::encode(const char *text, size_t n, bool add_special, std::vector<int32_t> &out) const {
     if (n > kMaxText) return false;
+    const size_t before = out.size();
     if (add_special) append_ids(tables_.prefix, out);
     const uint8_t *begin = reinterpret_cast<const uint8_t *>(text);
-    Encoding(tables_, out).all(begin, begin + n);
+    const bool within = Encoding(tables_, n, out).all(begin, begin + n);
     if (add_special) append_ids(tables_.suffix, out);
-    return true;
+    if (!within) out.resize(before);
+    return within;
 }
 
 uint8_t Tokenizer::flags(int32_t id) const {
@@ -85,9 +88,7 @@ uint8_t Tokenizer::flags(int32_t id) const {
 
 std::string_view Tokenizer::piece(int32_t id) const {
     if (static_cast<uint32_t>(id) >= tables_.tokens) return {};
-    const uint8_t *offsets = tables_.token_offsets.data + 4 * static_cast<size_t>(id);
-    const uint32_t begin = be32(offsets);
-    return {reinterpret_cast<const char *>(tables_.token_bytes.data) + begin, be32(offsets + 4) - begin};
+    return tables_.token(static_cast<uint32_t>(id));
 }
 
 } // namespace n730

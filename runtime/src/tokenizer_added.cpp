@@ -9,7 +9,7 @@ namespace {
 class Records {
   public:
     Records(const TokenizerTables &tables, const Table &table)
-        : first_(table.data), records_(table.data + TokenizerTables::kAddedFirst), text_(tables.added_text.data) {}
+        : first_(table.data), records_(table.data + TokenizerTables::kIndex), text_(tables.text.data) {}
 
     // The longest record whose text stands at `p`, or null.
     const uint8_t *longest(const uint8_t *p, const uint8_t *end) const {
@@ -56,7 +56,7 @@ void find_added(const TokenizerTables &tables, const Table &table, const uint8_t
     const uint8_t *done = begin; // all before it is in `out`
     if (table.size != 0) {
         const Records records(tables, table);
-        const auto is = [&](Char c, uint8_t bit) { return (class_of(tables, c.code) & bit) != 0; };
+        const auto is = [&](Char c, uint8_t bit) { return (class_flags(tables, c.code) & bit) != 0; };
         const uint8_t *run_begin = begin, *run_end = begin; // the last run of spaces seen behind a token
         for (const uint8_t *p = begin; p < end;) {
             const uint8_t *record = records.longest(p, end);

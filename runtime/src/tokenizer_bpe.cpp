@@ -1,30 +1,41 @@
 #include "tokenizer_bpe.h"
 
+#include "tokenizer_unicode.h"
+#include "tokenizer_vocabulary.h"
+
 #include <algorithm>
 #include <functional>
 
 namespace n730 {
 
-uint32_t Bpe::find_word(const uint8_t *word, size_t n) const {
-    if (n > tables_.longest_word) return kNoId;
-    uint64_t hash = 0xCBF29CE484222325; // FNV-1a
-    for (size_t i = 0; i < n; i++) hash = (hash ^ word[i]) * 0x100000001B3;
-    hash = (hash ^ hash >> 32) * kHashFactor;
-    const uint32_t capacity = tables_.words.size / 4;
-    const uint32_t print = hash >> 24 & 0xFF;
-    uint32_t slot = static_cast<uint32_t>((hash >> 32) * capacity >> 32);
-    for (uint32_t probe = 0; probe < tables_.word_probes; probe++) {
-        const uint32_t entry = be32(tables_.words.data + 4 * size_t{slot});
-        if (entry == 0xFFFFFFFF) return kNoId;
-        if (entry >> 24 == print) {
-            const uint32_t id = entry & 0xFFFFFF;
-            const uint8_t *offsets = tables_.token_offsets.data + 4 * size_t{id};
-            const uint32_t begin = be32(offsets), length = be32(offsets + 4) - begin;
-            if (length == n && std::memcmp(tables_.token_bytes.data + begin, word, n) == 0) return id;
+// Calls add(id) for what a word is before any merging: its bytes, or its characters and what stands for those that
+// the vocabulary lacks. At most one id a byte.
+template <class Add> void Bpe::start(const uint8_t *word, size_t n, Add add) const {
+    if (tables_.kind == TokenizerKind::BYTE_BPE) {
+        for (size_t i = 0; i < n; i++) {
+            const uint32_t id = tables_.byte_id(word[i]);
+            if (id != kNoId) add(id);
         }
-        if (++slot == capacity) slot = 0;
+        return;
     }
-    return kNoId;
+    bool unknown = false; // an unknown token is held back: the next may be the same one
+    for (const uint8_t *p = word, *end = word + n, *next; p < end; p = next) {
+        next = p + decode_char(p, end).length;
+        const uint32_t id = find_word(tables_, p, static_cast<size_t>(next - p));
+        if (id != kNoId) {
+            if (unknown) add(tables_.unknown);
+            unknown = false;
+            add(id);
+        } else if (tables_.flags & MODEL_BYTE_FALLBACK &&
+                   std::all_of(p, next, [&](uint8_t byte) { return tables_.byte_id(byte) != kNoId; })) {
+            // The library leaves an unknown token that is held back where it is, behind these.
+            for (; p < next; p++) add(tables_.byte_id(*p));
+        } else if (tables_.unknown != kNoId) {
+            if (unknown && !(tables_.flags & MODEL_FUSE_UNKNOWN)) add(tables_.unknown);
+            unknown = true;
+        }
+    }
+    if (unknown) add(tables_.unknown);
 }
 
 Bpe::Merge Bpe::find_merge(uint32_t left, uint32_t right) const {
@@ -46,7 +57,7 @@ Bpe::Merge Bpe::find_merge(uint32_t left, uint32_t right) const {
 }
 
 void Bpe::append(const uint8_t *word, size_t n, std::vector<int32_t> &out) {
-    const uint32_t whole = find_word(word, n);
+    const uint32_t whole = find_word(tables_, word, n);
     if (whole != kNoId)
         out.push_back(static_cast<int32_t>(whole));
     else if (n <= kShort)
@@ -59,10 +70,7 @@ void Bpe::append_short(const uint8_t *word, size_t n, std::vector<int32_t> &out)
     uint32_t ids[kShort];
     Merge merges[kShort]; // of ids[i] with ids[i + 1]
     size_t count = 0;
-    for (size_t i = 0; i < n; i++) {
-        const uint32_t id = be32(tables_.bytes.data + 4 * word[i]);
-        if (id != kNoId) ids[count++] = id;
-    }
+    start(word, n, [&](uint32_t id) { ids[count++] = id; });
     for (size_t i = 0; i + 1 < count; i++) merges[i] = find_merge(ids[i], ids[i + 1]);
     while (count > 1) {
         size_t best = 0;
@@ -81,12 +89,10 @@ void Bpe::append_short(const uint8_t *word, size_t n, std::vector<int32_t> &out)
 
 void Bpe::append_long(const uint8_t *word, size_t n, std::vector<int32_t> &out) {
     symbols_.clear();
-    for (size_t i = 0; i < n; i++) {
-        const uint32_t id = be32(tables_.bytes.data + 4 * word[i]);
-        if (id == kNoId) continue;
+    start(word, n, [&](uint32_t id) {
         const uint32_t at = static_cast<uint32_t>(symbols_.size());
         symbols_.push_back({id, at == 0 ? kEnd : at - 1, at + 1, {kNoRank, kNoId}});
-    }
+    });
     if (symbols_.empty()) return;
     symbols_.back().next = kEnd;
 

@@ -28,7 +28,7 @@ class Bpe {
     };
     static constexpr uint32_t kEnd = 0xFFFFFFFF;
 
-    uint32_t find_word(const uint8_t *word, size_t n) const; // kNoId: it is none
+    template <class Add> void start(const uint8_t *word, size_t n, Add add) const;
     Merge find_merge(uint32_t left, uint32_t right) const;
     void append_short(const uint8_t *word, size_t n, std::vector<int32_t> &out) const;
     void append_long(const uint8_t *word, size_t n, std::vector<int32_t> &out);

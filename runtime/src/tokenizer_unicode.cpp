@@ -9,7 +9,22 @@ namespace {
 constexpr uint32_t kS = 0xAC00, kL = 0x1100, kV = 0x1161, kT = 0x11A7;
 constexpr uint32_t kLCount = 19, kVCount = 21, kTCount = 28, kSCount = kLCount * kVCount * kTCount;
 
-void put(std::string &out, uint32_t c) {
+// Index of the first of `count` records of `size` bytes whose key is not below `key`; key_of reads a record's key.
+template <typename KeyOf> size_t lower_bound(size_t count, uint64_t key, KeyOf key_of) {
+    size_t lo = 0, hi = count;
+    while (lo < hi) {
+        const size_t mid = (lo + hi) / 2;
+        if (key_of(mid) < key)
+            lo = mid + 1;
+        else
+            hi = mid;
+    }
+    return lo;
+}
+
+} // namespace
+
+void append_char(std::string &out, uint32_t c) {
     const auto byte = [&](uint32_t b) { out.push_back(static_cast<char>(b)); };
     if (c & kInvalid) return byte(c & 0xFF);
     if (c < 0x80) return byte(c);
@@ -27,34 +42,19 @@ void put(std::string &out, uint32_t c) {
     byte(0x80 | (c & 0x3F));
 }
 
-// Index of the first of `count` records of `size` bytes whose key is not below `key`; key_of reads a record's key.
-template <typename KeyOf> size_t lower_bound(size_t count, uint64_t key, KeyOf key_of) {
-    size_t lo = 0, hi = count;
-    while (lo < hi) {
-        const size_t mid = (lo + hi) / 2;
-        if (key_of(mid) < key)
-            lo = mid + 1;
-        else
-            hi = mid;
-    }
-    return lo;
-}
-
-} // namespace
-
-const uint8_t *Nfc::find_char(uint32_t code) const {
+const uint8_t *NormalForm::find_char(uint32_t code) const {
     const uint8_t *data = tables_.chars.data;
     const size_t count = tables_.chars.size / 8;
     const size_t i = lower_bound(count, code, [&](size_t k) { return be32(data + 8 * k); });
     return i < count && be32(data + 8 * i) == code ? data + 8 * i : nullptr;
 }
 
-void Nfc::push(uint32_t code) {
+void NormalForm::push(uint32_t code) {
     const uint8_t *record = code < 0x80 ? nullptr : find_char(code);
     units_.push_back({code, record ? record[4] : 0u});
 }
 
-void Nfc::decompose(uint32_t code) {
+void NormalForm::decompose(uint32_t code) {
     if (code - kS < kSCount) {
         const uint32_t s = code - kS;
         push(kL + s / (kVCount * kTCount));
@@ -71,7 +71,7 @@ void Nfc::decompose(uint32_t code) {
     for (unsigned i = 0; i < record[5]; i++) push(be32(part + 4 * i));
 }
 
-uint32_t Nfc::compose(uint32_t first, uint32_t second) const {
+uint32_t NormalForm::composite(uint32_t first, uint32_t second) const {
     if (first - kL < kLCount && second - kV < kVCount) return kS + ((first - kL) * kVCount + (second - kV)) * kTCount;
     if (first - kS < kSCount && (first - kS) % kTCount == 0 && second - kT - 1 < kTCount - 1)
         return first + (second - kT);
@@ -82,8 +82,8 @@ uint32_t Nfc::compose(uint32_t first, uint32_t second) const {
     return i < count && be64(data + 12 * i) == key ? be32(data + 12 * i + 8) : 0;
 }
 
-// Puts the collected, decomposed characters in canonical order, composes them and writes them out.
-void Nfc::flush(std::string &out) {
+// Puts the collected, decomposed characters in canonical order.
+void NormalForm::order() {
     for (size_t i = 0; i < units_.size();) {
         if (units_[i].ccc == 0) {
             i++;
@@ -95,6 +95,9 @@ void Nfc::flush(std::string &out) {
                          [](const Unit &a, const Unit &b) { return a.ccc < b.ccc; });
         i = j;
     }
+}
+
+void NormalForm::compose() {
     size_t kept = 0;            // units_[0, kept) are composed
     size_t starter = SIZE_MAX;  // the last of them with class 0
     for (const Unit unit : units_) {
@@ -102,7 +105,7 @@ void Nfc::flush(std::string &out) {
             // Blocked: something of the same or a higher class, or another starter, stands between.
             const bool adjacent = kept == starter + 1;
             const bool blocked = !adjacent && (units_[kept - 1].ccc == 0 || units_[kept - 1].ccc >= unit.ccc);
-            const uint32_t whole = blocked ? 0 : compose(units_[starter].code, unit.code);
+            const uint32_t whole = blocked ? 0 : composite(units_[starter].code, unit.code);
             if (whole) {
                 units_[starter].code = whole;
                 continue;
@@ -111,28 +114,27 @@ void Nfc::flush(std::string &out) {
         if (unit.ccc == 0) starter = kept;
         units_[kept++] = unit;
     }
-    for (size_t i = 0; i < kept; i++) put(out, units_[i].code);
-    units_.clear();
+    units_.resize(kept);
 }
 
-bool Nfc::is_plain(const uint8_t *text, size_t n) const {
+bool NormalForm::is_plain(const uint8_t *text, size_t n) const {
     for (const uint8_t *p = text, *end = text + n; p < end;) {
         const Char c = decode_char(p, end);
-        if (c.code >= 0x80 && class_of(tables_, c.code) & CLASS_NFC) return false;
+        if (c.code >= 0x80 && class_flags(tables_, c.code) & CLASS_FORM) return false;
         p += c.length;
     }
     return true;
 }
 
-void Nfc::append(const uint8_t *text, size_t n, std::string &out) {
-    // A character without CLASS_NFC begins a stretch that depends on nothing before it; a stretch of one
+void NormalForm::append(const uint8_t *text, size_t n, bool composed, std::string &out) {
+    // A character without CLASS_FORM begins a stretch that depends on nothing before it; a stretch of one
     // such character alone is copied.
     const uint8_t *end = text + n;
     for (const uint8_t *p = text; p < end;) {
         Char c = decode_char(p, end);
         const uint8_t *next = p + c.length;
         const auto changes = [&](const uint8_t *q) {
-            return *q >= 0x80 && class_of(tables_, decode_char(q, end).code) & CLASS_NFC;
+            return *q >= 0x80 && class_flags(tables_, decode_char(q, end).code) & CLASS_FORM;
         };
         if (!changes(p) && (next == end || !changes(next))) {
             out.append(reinterpret_cast<const char *>(p), c.length);
@@ -144,7 +146,10 @@ void Nfc::append(const uint8_t *text, size_t n, std::string &out) {
             c = decode_char(p, end);
             decompose(c.code);
         }
-        flush(out);
+        order();
+        if (composed) compose();
+        for (const Unit unit : units_) append_char(out, unit.code);
+        units_.clear();
     }
 }
 

@@ -1,4 +1,4 @@
-// Characters: UTF-8, the classes that the patterns ask for, and Normalization Form C.
+// Characters: UTF-8, their classes, and the Unicode normal forms.
 #pragma once
 #include <string>
 #include <vector>
@@ -7,15 +7,13 @@
 
 namespace n730 {
 
-// Bits of a class byte (table CLASS_PAGES). The two kinds of space are those of two regular-expression engines:
-// the pre-tokenizer's, and the one that strips spaces around added tokens.
-enum CharClass : uint8_t {
-    CLASS_LETTER = 1,      // \p{L}
-    CLASS_NUMBER = 2,      // \p{N}
-    CLASS_SPACE = 4,       // \s of the pre-tokenizer
-    CLASS_STRIP_SPACE = 8, // \s around added tokens
-    CLASS_WORD = 16,       // \w beside added tokens
-    CLASS_NFC = 32,        // may change under NFC, or change what stands before it
+// Bits of a class's flags (table CLASS_FLAGS). The two kinds of space are those of the engine that strips spaces
+// around added tokens, and of the normalizer that strips texts.
+enum ClassFlag : uint8_t {
+    CLASS_STRIP_SPACE = 1, // \s around added tokens
+    CLASS_WORD = 2,        // \w beside added tokens
+    CLASS_FORM = 4,        // may change under the normal form, or change what stands before it
+    CLASS_WHITE = 8,       // taken away by the step STRIP
 };
 
 constexpr uint32_t kInvalid = 0x80000000; // kInvalid | byte: a byte that is no UTF-8
@@ -52,20 +50,25 @@ inline Char decode_char_before(const uint8_t *begin, const uint8_t *p) {
     return {kInvalid | p[-1], 1};
 }
 
+// Appends the character as UTF-8, or the byte that was none.
+void append_char(std::string &out, uint32_t code);
+
+// A byte that is no UTF-8 has the class of U+10FFFF, which is never assigned.
 inline uint8_t class_of(const TokenizerTables &t, uint32_t code) {
-    if (code > 0x10FFFF) return 0;
+    if (code > 0x10FFFF) code = 0x10FFFF;
     return t.class_pages.data[be16(t.class_index.data + 2 * (code >> 8)) * 256u + (code & 0xFF)];
 }
+inline uint8_t class_flags(const TokenizerTables &t, uint32_t code) { return t.class_flags.data[class_of(t, code)]; }
 
-// Normalization Form C of whole texts. Reuses its memory from one call to the next.
-class Nfc {
+// A Unicode normal form of whole texts: which one the tables say. Reuses its memory from one call to the next.
+class NormalForm {
   public:
-    explicit Nfc(const TokenizerTables &tables) : tables_(tables) {}
+    explicit NormalForm(const TokenizerTables &tables) : tables_(tables) {}
 
-    // Is every character one that NFC leaves alone wherever it stands?
+    // Is every character one that the form leaves alone wherever it stands?
     bool is_plain(const uint8_t *text, size_t n) const;
-    // Appends NFC(text) to `out`. O(n log n).
-    void append(const uint8_t *text, size_t n, std::string &out);
+    // Appends the text's normal form to `out`. O(n log n).
+    void append(const uint8_t *text, size_t n, bool compose, std::string &out);
 
   private:
     struct Unit {
@@ -75,8 +78,9 @@ class Nfc {
     const uint8_t *find_char(uint32_t code) const; // its record in CHARS, or null
     void decompose(uint32_t code);
     void push(uint32_t code);
-    uint32_t compose(uint32_t first, uint32_t second) const; // 0: they do not
-    void flush(std::string &out);
+    uint32_t composite(uint32_t first, uint32_t second) const; // 0: they do not
+    void order();
+    void compose();
 
     const TokenizerTables &tables_;
     std::vector<Unit> units_;

@@ -3,6 +3,7 @@
 
 #include "tiny_tokenizer.h"
 #include "tokenizer.h"
+#include "tokenizer_decode.h"
 #include "tokenizer_split.h"
 
 using namespace n730;
@@ -22,24 +23,31 @@ std::vector<int32_t> bytes(const std::string &text) {
     return ids;
 }
 
-// The words that the pattern cuts the text into, with a bar between them.
-std::string cut(Pattern pattern, const std::string &text) {
-    const TinyTokenizer tiny(pattern);
+// The words that the pre-tokenizer cuts the text into, with a bar between them.
+std::string cut(TokenizerKind kind, const std::string &text) {
+    const TinyTokenizer tiny(kind);
     const TokenizerTables tables(tiny.section.data());
-    const uint8_t *p = reinterpret_cast<const uint8_t *>(text.data()), *end = p + text.size();
+    const uint8_t *p = reinterpret_cast<const uint8_t *>(text.data());
     std::string out;
-    while (p < end) {
-        const uint8_t *stop = word_end(tables, p, end);
-        out += (out.empty() ? "" : "|") + std::string(p, stop);
-        p = stop;
-    }
+    Budget budget(text.size());
+    CHECK(PreTokenizer(tables).cut({p, p + text.size(), true}, budget, [&](const uint8_t *begin, const uint8_t *end) {
+        out += (out.empty() ? "" : "|") + std::string(begin, end);
+    }));
     return out;
+}
+
+std::string decode(const TinyTokenizer &tiny, const std::vector<int32_t> &ids, bool continues = false) {
+    const Tokenizer tokenizer(tiny.section.data(), tiny.section.size());
+    TokenStream stream(tokenizer, continues);
+    std::string out;
+    for (const int32_t id : ids) out += stream.push(id);
+    return out += stream.flush();
 }
 
 } // namespace
 
 TEST_CASE("merges, added tokens and ids in front") {
-    const TinyTokenizer tiny(Pattern::GPT2);
+    const TinyTokenizer tiny(TokenizerKind::BYTE_BPE);
     std::string why;
     REQUIRE_MESSAGE(Tokenizer::validate(tiny.section.data(), tiny.section.size(), TINY_TOKENS, why), why);
     CHECK_FALSE(Tokenizer::validate(tiny.section.data(), tiny.section.size(), TINY_TOKENS - 1, why));
@@ -51,6 +59,7 @@ TEST_CASE("merges, added tokens and ids in front") {
     CHECK(encode(tiny, "a <mask> b") == std::vector<int32_t>{'a', ' ', MASK, ' ', 'b'});
     CHECK(encode(tiny, "alone.alone") == std::vector<int32_t>{ALONE, '.', ALONE});
     CHECK(encode(tiny, "alone2") == bytes("alone2"));
+    CHECK(decode(tiny, {THE, 0xE2, 0x96, 'x', TINY_TOKENS, -1}) == "the\xEF\xBF\xBDx");
     const Tokenizer tokenizer(tiny.section.data(), tiny.section.size());
     CHECK(tokenizer.piece(THE) == "the");
     CHECK(tokenizer.piece(-1).empty());
@@ -60,7 +69,7 @@ TEST_CASE("merges, added tokens and ids in front") {
 }
 
 TEST_CASE("Normalization Form C") {
-    const TinyTokenizer tiny(Pattern::QWEN2);
+    const TinyTokenizer tiny(TokenizerKind::BYTE_BPE);
     const std::string acute = "\xCC\x81", cedilla = "\xCC\xA7", e_acute = "\xC3\xA9";
     CHECK(encode(tiny, "e" + acute) == bytes(e_acute));
     CHECK(encode(tiny, "e" + acute + cedilla) == bytes(e_acute + cedilla)); // the cedilla does not stand in the way
@@ -69,24 +78,53 @@ TEST_CASE("Normalization Form C") {
     CHECK(encode(tiny, "\xE1\x84\x80\xE1\x85\xA1") == bytes("\xE1\x84\x80\xE1\x85\xA1")); // jamo without their class bit
 }
 
-TEST_CASE("the three patterns") {
-    CHECK(cut(Pattern::GPT2, "I'm  fine\n\n\tx 12345 ..a") == "I|'m| | fine|\n\n|\t|x| 12345| ..|a");
-    CHECK(cut(Pattern::LLAMA3, "I'M  fine\n\n\tx 12345 ..\na") == "I|'M| | fine|\n\n|\tx| |123|45| ..\n|a");
-    CHECK(cut(Pattern::QWEN2, "'\xC5\xBFx 123  \n  y  ") == "'\xC5\xBF|x| |1|2|3|  \n| | y|  ");
-    CHECK(cut(Pattern::LLAMA3, "a\xFF\x80 b") == "a|\xFF\x80| b");
+TEST_CASE("words") {
+    CHECK(cut(TokenizerKind::BYTE_BPE, "ab12 \xC3\xA9") == "ab|1|2| |\xC3\xA9");
+    CHECK(cut(TokenizerKind::UNIGRAM, "a  b") == "\xE2\x96\x81|a\xE2\x96\x81|\xE2\x96\x81|b");
+    CHECK(cut(TokenizerKind::WORD_PIECE, " ab.. c1") == "ab|c|1");
+}
+
+TEST_CASE("characters with a byte for what is missing") {
+    const TinyTokenizer tiny(TokenizerKind::CHAR_BPE);
+    std::string why;
+    REQUIRE_MESSAGE(Tokenizer::validate(tiny.section.data(), tiny.section.size(), TINY_TOKENS, why), why);
+    CHECK(encode(tiny, "the Qe") == std::vector<int32_t>{SPACE, THE, SPACE, THE}); // Q is th
+    CHECK(encode(tiny, "X\xC3\xA9") == std::vector<int32_t>{SPACE, SPACE, 'X', SPACE, 0xC3, 0xA9});
+    CHECK(decode(tiny, {SPACE, SPACE, THE, 0xC3, 0xA9, T, 0xC3, 0xC3, 0xA9}) == " the\xC3\xA9t\xEF\xBF\xBD\xEF\xBF\xBD\xEF\xBF\xBD");
+    CHECK(decode(tiny, {SPACE, THE}, true) == " the");
+}
+
+TEST_CASE("the best path") {
+    const TinyTokenizer tiny(TokenizerKind::UNIGRAM);
+    std::string why;
+    REQUIRE_MESSAGE(Tokenizer::validate(tiny.section.data(), tiny.section.size(), TINY_TOKENS, why), why);
+    CHECK(encode(tiny, " thethQ ") == std::vector<int32_t>{THE, TH, TH}); // what is stripped was the beginning
+    CHECK(encode(tiny, "the") == std::vector<int32_t>{SPACE, THE});
+    CHECK(encode(tiny, "theab<mask>\xC3\xA9") == std::vector<int32_t>{SPACE, THE, 'a', 'b', MASK, 0xC3, 0xA9});
+    CHECK(decode(tiny, {SPACE, THE, SPACE}) == "the ");
+}
+
+TEST_CASE("the longest piece first") {
+    const TinyTokenizer tiny(TokenizerKind::WORD_PIECE);
+    std::string why;
+    REQUIRE_MESSAGE(Tokenizer::validate(tiny.section.data(), tiny.section.size(), TINY_TOKENS, why), why);
+    CHECK(encode(tiny, "the the x") == std::vector<int32_t>{TH, MORE_E, TH, MORE_E, UNKNOWN});
+    CHECK(encode(tiny, "th" + std::string(18, 'e') + " th" + std::string(19, 'e')).size() == 20); // the second is too long
+    CHECK(decode(tiny, {TH, MORE_E, T}) == "the t");
 }
 
 TEST_CASE("long runs take time in proportion") {
     // A quadratic encoder needs hours for these; the test run's own time limit is the judge.
-    for (const Pattern pattern : {Pattern::GPT2, Pattern::LLAMA3, Pattern::QWEN2}) {
-        const TinyTokenizer tiny(pattern);
+    for (const TokenizerKind kind : {TokenizerKind::BYTE_BPE, TokenizerKind::CHAR_BPE, TokenizerKind::UNIGRAM, TokenizerKind::WORD_PIECE}) {
+        const TinyTokenizer tiny(kind);
         const size_t n = 300000;
-        CHECK(encode(tiny, std::string(n, 'a')).size() == n);
-        CHECK(encode(tiny, std::string(n, ' ')).size() == n);
         std::string marks, tokens;
         for (size_t i = 0; i < n / 4; i++) marks += "\xCC\x81\xCC\xA7";
         for (size_t i = 0; i < n / 8; i++) tokens += "  <both>";
-        CHECK(encode(tiny, marks).size() == marks.size());
+        CHECK(encode(tiny, std::string(n, 'a')).size() >= (kind == TokenizerKind::WORD_PIECE ? 1 : n));
+        encode(tiny, std::string(n, ' '));
+        encode(tiny, std::string(n, 't') + std::string(n, '1'));
+        encode(tiny, marks);
         CHECK(encode(tiny, tokens).size() == n / 8);
     }
 }

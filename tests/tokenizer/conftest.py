@@ -1,4 +1,4 @@
-"""The native tokenizer as a shared library, and the three small tokenizers that it is compared with."""
+"""The native tokenizer as a shared library, and the small tokenizers that it is compared with."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tokenizers import Tokenizer
 
 from n730c.frontend.tokenizer import compile_tokenizer
 from tests.tokenizer.native import Native, compile_library
-from tests.tokenizer.toys import VOCAB, make_tokenizer, save
+from tests.tokenizer.toys import VOCAB, end_of_text, make_tokenizer, save
 
 
 @dataclass(frozen=True)
@@ -32,12 +32,12 @@ def library(tmp_path_factory: pytest.TempPathFactory) -> ctypes.CDLL:
 
 @pytest.fixture(scope="session")
 def toy(library: ctypes.CDLL, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Toy]:
-    """By kind: ``gpt2``, ``llama3``, ``qwen2``. Trained once a session."""
+    """By kind (``toys.KINDS``). Trained once a session; the first special token ends generation."""
 
     @cache
     def make(kind: str) -> Toy:
         original = make_tokenizer(kind)
         folder = save(original, tmp_path_factory.mktemp(kind))
-        return Toy(original, folder, Native(library, compile_tokenizer(folder, VOCAB, [0])))
+        return Toy(original, folder, Native(library, compile_tokenizer(folder, VOCAB, [end_of_text(original)])))
 
     return make

@@ -3,6 +3,7 @@
 #include <cstring>
 
 #include "tokenizer.h"
+#include "tokenizer_decode.h"
 #include "tokenizer_split.h"
 
 extern "C" {
@@ -30,16 +31,29 @@ size_t piece(const uint8_t *data, size_t size, int32_t id, const char **bytes) {
     return found.size();
 }
 
-// Bytes of each word that the pattern cuts the text into; `lengths` has room for n numbers. Returns how many.
+// Bytes of each word that the pre-tokenizer cuts the text into; `lengths` has room for 2 n + 1 numbers. Returns how many.
 size_t words(const uint8_t *data, const uint8_t *text, size_t n, uint32_t *lengths) {
     const n730::TokenizerTables tables(data);
+    n730::Budget budget(n);
     size_t count = 0;
-    for (const uint8_t *p = text, *end = text + n; p < end; count++) {
-        const uint8_t *stop = n730::word_end(tables, p, end);
-        lengths[count] = static_cast<uint32_t>(stop - p);
-        p = stop;
-    }
+    n730::PreTokenizer(tables).cut({text, text + n, true}, budget, [&](const uint8_t *begin, const uint8_t *end) {
+        lengths[count++] = static_cast<uint32_t>(end - begin);
+    });
     return count;
+}
+
+// The text of the ids, put together from what a stream gives for each. Returns its length; the first `capacity` bytes are
+// in `text`.
+size_t decode(const uint8_t *data, size_t size, const int32_t *ids, size_t count, int skip_special, int continues,
+              char *text, size_t capacity) {
+    const n730::Tokenizer tokenizer(data, size);
+    n730::TokenStream stream(tokenizer, continues != 0);
+    std::string out;
+    for (size_t i = 0; i < count; i++)
+        if (!skip_special || !tokenizer.is_special(ids[i])) out += stream.push(ids[i]);
+    out += stream.flush();
+    out.copy(text, capacity);
+    return out.size();
 }
 
 int flags(const uint8_t *data, size_t size, int32_t id) {

@@ -9,6 +9,7 @@
 #include <iterator>
 #include <sstream>
 
+#include "tokenizer_decode.h"
 #include "tokenizer.h"
 
 int main(int, char **argv) {
@@ -40,6 +41,9 @@ int main(int, char **argv) {
             if (id < 0 || static_cast<uint32_t>(id) >= tokenizer.tokens()) std::cout << "an id beyond the table: ";
             for (const char c : tokenizer.piece(id)) text[0] = c; // touches every byte
         }
+        n730::TokenStream stream(tokenizer);
+        for (uint32_t id = 0; id < tokenizer.tokens(); id++) stream.push(static_cast<int32_t>(id));
+        stream.flush();
         std::cout << "valid " << ids.size() << "\n";
     }
 }

@@ -7,16 +7,17 @@ import subprocess
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
+SOURCES = [*sorted((ROOT / "runtime/src").glob("tokenizer*.cpp")), ROOT / "runtime/src/utf8.cpp"]
 
 
 def compile_library(folder: Path) -> ctypes.CDLL:
-    """Builds ``runtime/src/tokenizer*.cpp`` and the harness into a shared library in ``folder``."""
+    """Builds the runtime's tokenizer and the harness into a shared library in ``folder``."""
     library = folder / "tokenizer.so"
-    sources = [*sorted((ROOT / "runtime/src").glob("tokenizer*.cpp")), Path(__file__).with_name("harness.cpp")]
+    sources = [*SOURCES, Path(__file__).with_name("harness.cpp")]
     command = ["g++", "-std=c++17", "-O2", "-Wall", "-Wextra", "-Werror", "-shared", "-fPIC", "-o", str(library)]
     subprocess.run([*command, f"-I{ROOT / 'runtime/src'}", *map(str, sources)], check=True)
     found = ctypes.CDLL(str(library))
-    for name in ("encode", "piece", "words"):
+    for name in ("encode", "piece", "words", "decode"):
         getattr(found, name).restype = ctypes.c_size_t
     return found
 
@@ -49,9 +50,21 @@ class Native:
     def words(self, text: str) -> list[int]:
         """Bytes of each word that the pattern cuts the text into; added tokens and normalization play no part."""
         data = text.encode()
-        lengths = (ctypes.c_uint32 * max(len(data), 1))()
+        lengths = (ctypes.c_uint32 * (2 * len(data) + 1))()
         count = self._library.words(self.compiled, data, ctypes.c_size_t(len(data)), lengths)
         return list(lengths[:count])
+
+    def decode(self, ids: list[int], skip_special: bool = False, continues: bool = False) -> str:
+        """The texts that a stream gives for each id and at its end, put together."""
+        numbers = (ctypes.c_int32 * len(ids))(*ids)
+        size = ctypes.c_size_t(64 + 64 * len(ids))
+        while True:
+            text = ctypes.create_string_buffer(size.value)
+            options = int(skip_special), int(continues), text, size
+            count = self._library.decode(*self._head(), numbers, ctypes.c_size_t(len(ids)), *options)
+            if count <= size.value:
+                return text.raw[:count].decode()
+            size = ctypes.c_size_t(count)
 
     def piece(self, token: int) -> bytes:
         bytes_ = ctypes.c_void_p()
