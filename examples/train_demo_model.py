@@ -6,8 +6,11 @@ the model as ``heldout.txt``, so that the damage done by quantization can be mea
 
     python examples/train_demo_model.py --steps 2400            # a Hugging Face folder in examples/demo-model
     python examples/train_demo_model.py --steps 3000 --resume   # go on from the last saved state
+    python examples/train_demo_model.py --family qwen2 --corpus documentation --out build/qwen2-docs  # another model
 
-The result is an ordinary Llama checkpoint (grouped-query attention, tied embedding, bf16 safetensors).
+The result is an ordinary checkpoint (grouped-query attention, tied embedding, bf16 safetensors). The other corpus is
+the documentation inside the packages that n730c itself needs (NumPy, SciPy, torch): the second model of
+benchmarks/quality.
 Matrices are optimized with Muon (Jordan et al. 2024), the rest with AdamW; the learning rate warms up,
 stays, and decays linearly over the last 30 % of the steps (WSD).
 """
@@ -25,7 +28,14 @@ from pathlib import Path
 import numpy as np
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import (
+    AutoModelForCausalLM,
+    LlamaConfig,
+    PretrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerFast,
+    Qwen2Config,
+)
 
 HELD_OUT = ("statistics.py", "textwrap.py", "shelve.py", "fractions.py", "sched.py", "heapq.py", "colorsys.py")
 SKIPPED_DIRS = {"test", "tests", "idle_test", "site-packages", "__pycache__", "lib2to3", "encodings", "pydoc_data"}
@@ -91,6 +101,23 @@ def read_corpus(stdlib: Path) -> tuple[list[str], str]:
     return training, "\n\n".join(held_out)
 
 
+def read_documentation(packages: Path) -> tuple[list[str], str]:
+    """The docstrings of NumPy, SciPy and torch, a document a module; every 40th is held out."""
+    documents = []
+    for name in ("numpy", "scipy", "torch"):
+        for path in sorted((packages / name).rglob("*.py")):
+            if "tests" in path.parts or "testing" in path.parts:
+                continue
+            try:
+                prose = "\n\n".join(docstrings(path.read_text(encoding="utf-8")))
+            except UnicodeDecodeError:
+                continue
+            if len(prose) > 500:
+                documents.append(prose)
+    held_out = documents[20::40]
+    return [d for i, d in enumerate(documents) if i % 40 != 20], "\n\n".join(held_out)[:140_000]
+
+
 def train_tokenizer(documents: list[str]) -> Tokenizer:
     from tokenizers import Regex
 
@@ -113,8 +140,21 @@ def train_tokenizer(documents: list[str]) -> Tokenizer:
     return tokenizer
 
 
-def config() -> LlamaConfig:
+def config(family: str) -> PretrainedConfig:
     """Every matrix dimension is a multiple of 256, so that peers' 256-wide super-blocks fit too."""
+    if family == "qwen2":  # biases on q, k and v; narrower and deeper
+        return Qwen2Config(
+            vocab_size=VOCAB,
+            hidden_size=256,
+            intermediate_size=512,
+            num_hidden_layers=5,
+            num_attention_heads=4,
+            num_key_value_heads=2,
+            max_position_embeddings=CONTEXT,
+            tie_word_embeddings=True,
+            bos_token_id=0,
+            eos_token_id=0,
+        )
     return LlamaConfig(
         vocab_size=VOCAB,
         hidden_size=256,
@@ -134,7 +174,7 @@ def config() -> LlamaConfig:
 
 
 @torch.no_grad()
-def perplexity(model: LlamaForCausalLM, ids: np.ndarray) -> float:
+def perplexity(model: PreTrainedModel, ids: np.ndarray) -> float:
     """Perplexity over consecutive windows of CONTEXT tokens, the first token of each not scored."""
     model.eval()
     total, count = 0.0, 0
@@ -181,9 +221,9 @@ def learning_rate_factor(step: int, steps: int) -> float:
     return min(1.0, (step + 1) / warmup, max(0.02, (steps - step) / decay))
 
 
-def save(folder: Path, model: LlamaForCausalLM, tokenizer: Tokenizer, held_out: str) -> None:
+def save(folder: Path, model: PreTrainedModel, tokenizer: Tokenizer, held_out: str) -> None:
     folder.mkdir(parents=True, exist_ok=True)
-    half = LlamaForCausalLM(model.config).to(torch.bfloat16)
+    half = AutoModelForCausalLM.from_config(model.config).to(torch.bfloat16)
     half.load_state_dict(model.state_dict())
     half.save_pretrained(folder)
     PreTrainedTokenizerFast(
@@ -200,6 +240,8 @@ def save(folder: Path, model: LlamaForCausalLM, tokenizer: Tokenizer, held_out: 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "demo-model")
+    parser.add_argument("--family", choices=("llama", "qwen2"), default="llama")
+    parser.add_argument("--corpus", choices=("stdlib", "documentation"), default="stdlib")
     parser.add_argument("--steps", type=int, default=2400)
     parser.add_argument("--batch", type=int, default=4, help=f"sequences of {CONTEXT} tokens a step")
     parser.add_argument("--muon-lr", type=float, default=0.01)
@@ -212,7 +254,11 @@ def main() -> None:
 
     torch.manual_seed(args.seed)
     args.state.parent.mkdir(parents=True, exist_ok=True)
-    documents, held_out = read_corpus(Path(sysconfig.get_paths()["stdlib"]))
+    paths = sysconfig.get_paths()
+    if args.corpus == "documentation":
+        documents, held_out = read_documentation(Path(np.__file__).parents[1])
+    else:
+        documents, held_out = read_corpus(Path(paths["stdlib"]))
     cached = args.state.with_suffix(".tokenizer.json")
     if args.resume and cached.exists():
         tokenizer = Tokenizer.from_file(str(cached))
@@ -227,7 +273,7 @@ def main() -> None:
         f"held out {len(held_out):,} characters, {len(held_ids):,} tokens"
     )
 
-    model = LlamaForCausalLM(config())
+    model = AutoModelForCausalLM.from_config(config(args.family))
     print(f"{model.num_parameters():,} parameters")
     matrices = [p for n, p in model.named_parameters() if p.ndim == 2 and "embed" not in n]
     others = [p for n, p in model.named_parameters() if p.ndim != 2 or "embed" in n]
@@ -290,6 +336,8 @@ def main() -> None:
     print(f"held-out perplexity {result:.2f} (uniform over the vocabulary: {VOCAB})")
     save(args.out, model, tokenizer, held_out)
     tokens_seen = args.steps * per_step
+    if args.corpus != "stdlib":
+        return
     (args.out / "README.md").write_text(MODEL_CARD.format(**locals(), vocab=VOCAB, parameters=model.num_parameters()))
 
 

@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.table import Table
 
 from n730c.errors import N730Error, UsageError
-from n730c.files import destination, write_whole
+from n730c.files import write_page
 from n730c.report import print_forecasts, print_package, show_size
 
 app = typer.Typer(
@@ -30,8 +30,9 @@ errors = Console(stderr=True)
 
 
 class Precision(StrEnum):
-    """Bits of the linear layers; the embedding and the head get at least 8."""
+    """Bits of the linear layers; the embedding and the head get at least 8. ``mixed``: each tensor its own."""
 
+    mixed = "mixed"
     bf16 = "bf16"
     fp16 = "fp16"
     int8 = "int8"
@@ -72,8 +73,27 @@ def build(
     ] = None,
     precision: Annotated[
         Precision | None,
-        typer.Option(help="bits of the linear layers [default: int4; of a GGUF file: as each tensor is stored]"),
+        typer.Option(
+            help="bits of the linear layers; mixed: what was measured to serve each tensor best "
+            "[default: mixed; of a GGUF file: as each tensor is stored]"
+        ),
     ] = None,
+    bpw: Annotated[
+        float | None, typer.Option(min=0.1, metavar="B", help="mixed: bits a weight, scales and embedding included")
+    ] = None,
+    max_size: Annotated[str | None, typer.Option(metavar="SIZE", help="mixed: size of the file")] = None,
+    calibration: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="UTF-8 text to calibrate on [default: one that comes along]")
+    ] = None,
+    calibration_tokens: Annotated[int, typer.Option(min=256, help="tokens of it that are used")] = 16384,
+    profile: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="mixed: read the sensitivity profile, or write it if there is no such file"),
+    ] = None,
+    report: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="mixed: draw what was decided, and why, as an HTML page")
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0, help="which part of the calibration text is taken")] = 0,
     kv: Annotated[
         KV | None,
         typer.Option(help="KV cache [default: fp16; with --precision bf16 or fp16, which round nothing, fp32]"),
@@ -88,14 +108,28 @@ def build(
     as_json: Annotated[bool, typer.Option("--json", help="print a summary as JSON on stdout")] = False,
 ) -> None:
     """Compile MODEL into one package for the target."""
+    from n730c.passes.precision import MIXED
     from n730c.pipeline import Options
     from n730c.pipeline import build as run
 
+    given = {"--bpw": bpw, "--max-size": max_size, "--profile": profile, "--report": report}
+    budgets = [name for name, value in given.items() if value is not None]
+    if budgets and precision not in (None, Precision.mixed):
+        raise UsageError(f"{budgets[0]} is for --precision mixed", found=f"--precision {precision.value}")
+    if bpw is not None and max_size is not None:
+        raise UsageError("--bpw and --max-size are two budgets", expected="one", found="both", hint="Leave one out.")
     options = Options(
         model=model,
         target=target,
         output=output,
-        precision=precision.value if precision else None,
+        precision=precision.value if precision else MIXED if budgets else None,
+        bits_per_weight=bpw,
+        max_bytes=parse_size(max_size) if max_size else None,
+        calibration=calibration,
+        calibration_tokens=calibration_tokens,
+        profile=profile,
+        report=report,
+        seed=seed,
         kv=kv.value if kv else None,
         ram_bytes=parse_size(ram) if ram else None,
         context=context,
@@ -152,7 +186,7 @@ def plan(
     chosen, others, where = forecast(
         source,
         target,
-        precision.value if precision else None,
+        precision.value if precision and precision is not Precision.mixed else None,
         kv.value if kv else None,
         context,
         parse_size(ram) if ram else None,
@@ -163,12 +197,7 @@ def plan(
         from n730c.picture import draw
 
         page = draw(f"{source.name} on {where.name}", chosen.planner, chosen.choice)
-        where_to = destination(report, b"<!DOCTYPE html>", "page", "--report")
-        try:
-            write_whole(where_to, page.encode())
-        except OSError as error:
-            hint = "Name another file with --report."
-            raise UsageError(f"cannot write {report}", found=error.strerror or str(error), hint=hint) from error
+        write_page(report, page)
     facts = chosen.facts()
     if as_json:
         print(json.dumps({"target": where.name, **facts, "others": [o.facts() for o in others]}, indent=2))

@@ -5,17 +5,22 @@ from __future__ import annotations
 import json
 import math
 import tempfile
+from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 from rich.console import Console
-from rich.progress import Progress
+from rich.progress import Progress, TaskID
 
 from n730c.errors import UsageError
-from n730c.frontend.reference import Reference
+from n730c.frontend.model import load_model
+from n730c.frontend.reference import Reference, streamed_logits
 from n730c.frontend.source import open_source
 from n730c.package import describe, read_package
 from n730c.runtime import run_runtime
+
+HELD_BYTES = 2 << 30  # of the original in FP32; a larger one is run layer by layer
 
 
 def log_softmax(logits: np.ndarray) -> np.ndarray:
@@ -46,6 +51,39 @@ def _check_same_model(package: Path, model: Path, sources: object) -> None:
             )
 
 
+def _original_logits(
+    model: Path, vocab: int, package: Path, windows: list[list[int]], folder: Path, progress: Progress
+) -> Iterator[np.ndarray]:
+    """Logits of the original for each window: as transformers runs it, or layer by layer where it is large."""
+    checkpoint = open_source(model)
+    size = 4 * sum(math.prod(checkpoint.shape(name)) for name in checkpoint.names)
+    if size > HELD_BYTES:
+        graph, checkpoint = load_model(model)
+        _check_vocab(graph.vocab, vocab, model, package)
+        task = progress.add_task("the original, layer by layer", total=None)
+        report = partial(_report, progress, task)
+        yield from streamed_logits(graph, checkpoint.tensor, windows, folder / "layers", report)
+        return
+    reference = Reference(model)
+    _check_vocab(reference.vocab, vocab, model, package)
+    for window in windows:
+        yield reference.logits(window)
+
+
+def _report(progress: Progress, task: TaskID, done: int, total: int) -> None:
+    progress.update(task, completed=done, total=total)
+
+
+def _check_vocab(found: int, expected: int, model: Path, package: Path) -> None:
+    if found != expected:
+        raise UsageError(
+            f"{model} is not the model of {package}",
+            expected=f"a vocabulary of {expected}",
+            found=str(found),
+            hint="Name the folder that the package was built from.",
+        )
+
+
 def evaluate_package(package: Path, model: Path, text: Path, tokens: int, console: Console) -> dict[str, float | int]:
     """Score ``text`` with both, window by window of the package's context.
 
@@ -61,14 +99,7 @@ def evaluate_package(package: Path, model: Path, text: Path, tokens: int, consol
     if len(ids) < 2:
         raise UsageError(f"{text} is too short to measure", expected="at least 2 tokens", found=str(len(ids)))
     _check_same_model(package, model, content.meta.get("sources"))
-    reference = Reference(model)
-    if reference.vocab != content.program.vocab:
-        raise UsageError(
-            f"{model} is not the model of {package}",
-            expected=f"a vocabulary of {content.program.vocab}",
-            found=str(reference.vocab),
-            hint="Name the folder that the package was built from.",
-        )
+    windows = [w for start in range(0, len(ids), context) if len(w := ids[start : start + context]) >= 2]
     divergences, agreements = [], []
     nll_reference = nll_tested = 0.0
     scored = 0
@@ -77,15 +108,12 @@ def evaluate_package(package: Path, model: Path, text: Path, tokens: int, consol
         Progress(console=console, disable=not console.is_terminal) as progress,
     ):
         file, out = Path(folder) / "ids.txt", Path(folder) / "logits.npy"
-        starts = range(0, len(ids), context)
-        for start in progress.track(starts, description="scoring windows"):
-            window = ids[start : start + context]
-            if len(window) < 2:
-                break
+        originals = _original_logits(model, content.program.vocab, package, windows, Path(folder), progress)
+        for window in progress.track(windows, description="scoring windows"):
+            original = next(originals)
             file.write_text(" ".join(map(str, window)))
             run_runtime("score", package, "--tokens", file, "--logits", out)
             tested = np.load(out)
-            original = reference.logits(window)
             kl, same = compare_logits(original, tested)
             divergences.append(kl)
             agreements.append(same)

@@ -56,6 +56,16 @@ def dump_text(folder: Path | None, name: str, text: str) -> None:
         ) from error
 
 
+def write_page(path: Path, page: str) -> None:
+    """Write an HTML page where ``--report`` says. Raises UsageError."""
+    where = destination(path, b"<!DOCTYPE html>", "page", "--report")
+    try:
+        write_whole(where, page.encode())
+    except OSError as error:
+        hint = "Name another file with --report."
+        raise UsageError(f"cannot write {path}", found=error.strerror or str(error), hint=hint) from error
+
+
 def write_whole(path: Path, content: bytes) -> None:
     """Write a file, or leave what was there. Raises OSError."""
     unfinished = path.with_name(path.name + ".unfinished")

@@ -13,12 +13,12 @@ from typing import Any
 
 from rich.console import Console
 
-from n730c.artifacts import Plan, Program, split_block_name
+from n730c.artifacts import OVERHEAD, Plan, Program, split_block_name
 from n730c.codegen import build_images
 from n730c.dtypes import Format
 from n730c.dump import dump_value
-from n730c.errors import UsageError
-from n730c.files import destination, dump_text
+from n730c.errors import BudgetExceeded, UsageError
+from n730c.files import destination, dump_text, write_page
 from n730c.frontend.chat import Chat, check_chat, read_chat
 from n730c.frontend.checkpoint import Checkpoint
 from n730c.frontend.gguf_file import is_gguf
@@ -27,20 +27,31 @@ from n730c.frontend.source import text_folder
 from n730c.frontend.tokenizer import check_tokenizer, compile_tokenizer
 from n730c.host import find_target
 from n730c.ir.core import Graph
-from n730c.package import validate, write_package
+from n730c.mixed import (
+    CALIBRATION_TOKENS,
+    Calibrated,
+    calibrate,
+    check_inputs,
+    choose,
+    first_budget,
+    rounded_bytes,
+)
+from n730c.package import package_size, validate, write_package
 from n730c.package.layout import MAGIC
 from n730c.passes import Pass, run_passes
 from n730c.passes.fuse_silu_mul import FuseSiluMul
 from n730c.passes.lower import lower
 from n730c.passes.plan import Planner, fit_context
-from n730c.passes.precision import AS_STORED, assign_stored, assign_uniform, kv_format
+from n730c.passes.precision import AS_STORED, MIXED, assign_stored, assign_uniform, kv_format
+from n730c.precision_picture import draw_precision
 from n730c.progress import Stages
 from n730c.quant import encode, encode_vector, pack
 from n730c.runtime import run_runtime
 from n730c.target import Target
 
 DEFAULT_CONTEXT = 4096
-DEFAULT_PRECISION = "int4"
+DEFAULT_PRECISION = "int4"  # where nothing can be measured: plans made from config.json alone
+_TRIES = 4  # until the package fits --max-size: what is not weights depends a little on the formats
 
 PASSES: tuple[Pass, ...] = (
     FuseSiluMul(),  # before lowering: one pass over the widest activations instead of two
@@ -54,7 +65,14 @@ class Options:
     model: Path
     target: str
     output: Path | None = None
-    precision: str | None = None  # None: int4, or what the model is stored in if it is quantized already
+    precision: str | None = None  # None: mixed, or what the model is stored in if it is quantized already
+    bits_per_weight: float | None = None
+    max_bytes: int | None = None  # of the file
+    calibration: Path | None = None
+    calibration_tokens: int = CALIBRATION_TOKENS
+    profile: Path | None = None
+    report: Path | None = None
+    seed: int = 0
     kv: str | None = None
     ram_bytes: int | None = None
     context: int | None = None
@@ -77,8 +95,14 @@ def choose_context(asked: int | None, graph: Graph, program: Program, ram_bytes:
     return asked
 
 
-def _tensor_bytes(program: Program, graph: Graph, checkpoint: Checkpoint) -> Callable[[int], bytes]:
-    """A function that reads, checks and encodes one tensor of the program: nothing else of the model is in memory."""
+def _tensor_bytes(
+    program: Program, graph: Graph, checkpoint: Checkpoint, calibrated: Calibrated | None
+) -> Callable[[int], bytes]:
+    """A function that reads, checks and encodes one tensor of the program: nothing else of the model is in memory.
+
+    With a calibration integer formats are rounded for the inputs that were seen, else to the nearest.
+    """
+    rounded = rounded_bytes(graph, calibrated) if calibrated else None
     consts = {c.name: c.values for c in graph.consts}
     shapes = {p.name: p.shape for p in graph.params}
 
@@ -93,6 +117,8 @@ def _tensor_bytes(program: Program, graph: Graph, checkpoint: Checkpoint) -> Cal
             return encode_vector(consts[name])
         if not tensor.is_vector and (exact := checkpoint.fields(name, tensor.format, rows)) is not None:
             return pack(tensor.format, *exact)
+        if rounded and tensor.format.is_integer and len(shapes[name]) == 2:
+            return rounded(name, rows, tensor.format, lambda: read(name)[rows])
         weight = checkpoint.rows(name, rows) if len(shapes[name]) > 2 else read(name)[rows]
         return encode_vector(weight) if tensor.is_vector else encode(weight, tensor.format, tensor.name)
 
@@ -121,21 +147,23 @@ def _say_rounded(console: Console, again: Mapping[str, int]) -> None:
         )  # fmt: skip
 
 
-def _provenance(
-    options: Options, precision: str, checkpoint: Checkpoint, target: Target, kernels: Any
-) -> dict[str, Any]:
+def _provenance(options: Options, precision: str, checkpoint: Checkpoint, target: Target) -> dict[str, Any]:
     return {
         "model": checkpoint.name.encode("utf-8", "replace").decode("utf-8"),  # folder names may be any bytes
         "sources": dict(checkpoint.sha256()),
         "compiler": {"name": "n730c", "version": metadata.version("n730c")},
         "options": {
             "precision": precision,
+            "bits_per_weight": options.bits_per_weight,
+            "max_bytes": options.max_bytes,
+            "calibration": None if options.calibration is None else options.calibration.name,
+            "calibration_tokens": options.calibration_tokens,
+            "seed": options.seed,
             "kv": options.kv,
             "context": options.context,
             "ram_bytes": options.ram_bytes,
         },
         "target": target.model_dump(),
-        "kernels": kernels,
     }
 
 
@@ -187,10 +215,41 @@ def summarize(package: Path, program: Program, plan: Plan, target: Target, preci
     }
 
 
+def _calibrated(
+    options: Options, precision: str, graph: Graph, checkpoint: Checkpoint, texts: Path, stages: Stages
+) -> Calibrated | None:
+    """The calibration, where the precision or the options ask for one. ``texts``: folder of tokenizer and template."""
+    if precision != MIXED and options.calibration is None:
+        return None
+    return calibrate(
+        graph, checkpoint, texts, options.calibration, options.calibration_tokens, options.profile,
+        stages.begin("calibrating"), measured=precision == MIXED, seed=options.seed,
+    )  # fmt: skip
+
+
+def _room(graph: Graph, target: Target, tokenizer_bytes: int, options: Options, kv: Format, ram_bytes: int) -> int:
+    """Bytes of RAM that are left for weights, all of them in RAM."""
+    program = lower(graph, assign_uniform(graph, "int2"), kv)
+    planner = Planner(program, target, tokenizer_bytes, choose_context(options.context, graph, program, ram_bytes))
+    others = planner.arena_bytes(planner.resident) - sum(segment.size for segment in program.segments)
+    return ram_bytes - OVERHEAD - others
+
+
+def _too_large(options: Options, excess: int) -> BudgetExceeded:
+    return BudgetExceeded(
+        "the package does not fit --max-size",
+        expected=f"at least {(options.max_bytes or 0) + excess} bytes",
+        found=str(options.max_bytes),
+        hint="Give more, or take a smaller model.",
+    )
+
+
 def _destination(options: Options) -> Path:
     """The file to write; what stands in its way is found before the work begins. Raises UsageError."""
     name = options.model.stem if is_gguf(options.model) else options.model.name
     output = destination(options.output or Path(f"{name}.n730"), MAGIC, "package", "-o")
+    if options.report is not None:
+        destination(options.report, b"<!DOCTYPE html>", "page", "--report")
     if options.dump is not None and options.dump.exists() and not options.dump.is_dir():
         raise UsageError(
             f"cannot write the dump to {options.dump}",
@@ -204,6 +263,7 @@ def _destination(options: Options) -> Path:
 def build(options: Options, console: Console) -> dict[str, Any]:
     """Compile a folder or GGUF file to a package; returns the summary. Raises N730Error; leaves no partial file."""
     output = _destination(options)
+    check_inputs(options.calibration, options.profile, options.bits_per_weight)
     target = find_target(options.target, disk=output.parent)
     with text_folder(options.model) as texts, Stages(console) as stages:
         done = stages.begin("tracing the model")
@@ -211,29 +271,50 @@ def build(options: Options, console: Console) -> dict[str, Any]:
         graph = run_passes(graph, PASSES, options.dump)
         done(1, 1, f"{len(graph.nodes)} nodes")
 
-        done = stages.begin("planning")
         tokenizer = compile_tokenizer(texts, graph.vocab, checkpoint.eos_ids)
         chat = read_chat(texts) if options.chat else None
-        precision, formats, kv = choose_formats(graph, checkpoint, options.precision, options.kv)
-        _say_rounded(console, checkpoint.rounded_again(formats))
-        program = lower(graph, formats, kv)
+        chat_section = chat.section if chat else b""
         ram_bytes = options.ram_bytes or target.ram_bytes
-        context = choose_context(options.context, graph, program, ram_bytes)
-        plans = Planner(program, target, len(tokenizer), context).plans(ram_bytes)
+        asked = options.precision or (MIXED if checkpoint.stored_formats() is None else None)
+        calibrated = _calibrated(options, asked or AS_STORED, graph, checkpoint, texts, stages)
+        budget, mixed = None, None
+        if asked == MIXED and calibrated is not None:
+            kv = kv_format(options.kv, MIXED)
+            room = _room(graph, target, len(tokenizer), options, kv, ram_bytes)
+            budget = first_budget(graph, calibrated.profile, options.bits_per_weight, options.max_bytes, room)
+        for _ in range(_TRIES):
+            done = stages.begin("planning")
+            if budget is not None and calibrated is not None:
+                mixed = choose(graph, calibrated.profile, budget)
+                precision, formats = MIXED, mixed.formats
+            else:
+                precision, formats, kv = choose_formats(graph, checkpoint, asked, options.kv)
+                _say_rounded(console, checkpoint.rounded_again(formats))
+            program = lower(graph, formats, kv)
+            context = choose_context(options.context, graph, program, ram_bytes)
+            plans = Planner(program, target, len(tokenizer), context).plans(ram_bytes)
+            done(1, 1, f"{plans[0].ram_bytes / 2**20:.0f} MiB of RAM")
+
+            done = stages.begin("making kernels")
+            images, kernels = build_images(program.kernels, target.isa_level, tune=options.tune, progress=done)
+            done(1, 1, "")
+            meta = _provenance(options, precision, checkpoint, target) | {"kernels": kernels}
+            excess = package_size(program, plans, images, tokenizer, chat_section, meta) - (options.max_bytes or 1 << 63)
+            if excess <= 0:
+                break
+            if budget is None:
+                raise _too_large(options, excess)
+            budget -= excess
+        else:
+            raise _too_large(options, excess)
         later = [("precision", formats), ("program", program), *((f"plan_{i}", plan) for i, plan in enumerate(plans))]
         for number, (name, value) in enumerate(later, len(PASSES) + 1):
             dump_value(options.dump, f"{number:02}_{name}", value)
         if chat is not None and options.dump is not None:
             dump_text(options.dump, "chat.txt", chat.program.text())
-        done(1, 1, f"{plans[0].ram_bytes / 2**20:.0f} MiB of RAM")
-
-        done = stages.begin("making kernels")
-        images, kernels = build_images(program.kernels, target.isa_level, tune=options.tune, progress=done)
-        done(1, 1, "")
 
         advance = stages.begin("quantizing")
-        meta = _provenance(options, precision, checkpoint, target, kernels)
-        encoded = _tensor_bytes(program, graph, checkpoint)
+        encoded = _tensor_bytes(program, graph, checkpoint, calibrated)
 
         def check(written: Path) -> None:
             done = stages.begin("checking")
@@ -244,8 +325,17 @@ def build(options: Options, console: Console) -> dict[str, Any]:
             done(1, 1, "")
 
         write_package(
-            output, program, plans, images, encoded, tokenizer, chat.section if chat else b"", meta,
+            output, program, plans, images, encoded, tokenizer, chat_section, meta,
             progress=lambda n, total: advance(n, total, f"{n / 2**20:.0f} / {total / 2**20:.0f} MiB"),
             check=check,
         )  # fmt: skip
-    return summarize(output, program, plans[0], target, precision)
+    summary = summarize(output, program, plans[0], target, precision)
+    if mixed is not None and calibrated is not None:
+        summary["predicted_kl"] = mixed.predicted
+        if options.report is not None:
+            title = f"{checkpoint.name} for {target.name}"
+            page = draw_precision(title, graph, program, calibrated.profile, mixed, output.stat().st_size)
+            write_page(options.report, page)
+    if calibrated is not None:
+        calibrated.forget()
+    return summary

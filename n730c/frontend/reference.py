@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,9 @@ from n730c.frontend.config import error_text, read_config
 from n730c.frontend.gguf_file import is_gguf
 from n730c.frontend.source import open_source
 from n730c.frontend.trace import quiet
+from n730c.frontend.walk import Activations, Values, load_weights, run_stage, stages
+from n730c.ir.core import Graph
+from n730c.ir.ops import Array
 
 
 class Reference:
@@ -65,3 +68,40 @@ def _from_gguf(path: Path) -> Any:
     if absent:
         raise UnsupportedModel(f"{path} has no tensor for {absent[0]}", hint="Take a file with a whole model.")
     return model.eval()
+
+
+def streamed_logits(
+    graph: Graph,
+    weights: Callable[[str], Array],
+    windows: Sequence[Sequence[int]],
+    folder: Path,
+    progress: Callable[[int, int], None],
+) -> Iterator[np.ndarray]:
+    """float32 [tokens, vocab] of each window, in order, with one layer's weights in memory at a time.
+
+    ``weights(name)`` reads a tensor; what goes from layer to layer is kept in ``folder``; ``progress(done, total)``
+    counts layers. The arithmetic is that of the IR's references.
+    """
+    cut = stages(graph)
+    widths = {node.name: node.width for node in graph.nodes}
+    kinds = sorted({len(window) for window in windows})  # windows of one length share files
+    stores = {length: Activations(folder / str(length), length, widths) for length in kinds}
+
+    def inputs(stage_index: int, reads: Sequence[str], index: int) -> Values:
+        ids = np.asarray(windows[index], dtype=np.int64)
+        found: Values = dict.fromkeys(graph.inputs, ids)  # type: ignore[arg-type]  # ids are integers
+        return found | stores[len(ids)].get(stage_index - 1, index, reads)
+
+    for stage in cut[:-1]:
+        progress(stage.index, len(cut))
+        held = load_weights(graph, stage, weights)
+        for index, window in enumerate(windows):
+            values = run_stage(stage, inputs(stage.index, stage.reads, index), held)
+            stores[len(window)].put(stage.index, index, values, stage.writes)
+        for store in stores.values():
+            store.drop(stage.index - 1)
+    last = cut[-1]
+    held = load_weights(graph, last, weights)
+    for index in range(len(windows)):
+        yield run_stage(last, inputs(last.index, last.reads, index), held)[graph.output]
+    progress(len(cut), len(cut))

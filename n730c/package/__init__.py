@@ -3,6 +3,6 @@
 from n730c.package.inspect import describe, extract
 from n730c.package.read import Package, read_package
 from n730c.package.validate import validate
-from n730c.package.write import write_package
+from n730c.package.write import package_size, write_package
 
-__all__ = ["Package", "describe", "extract", "read_package", "validate", "write_package"]
+__all__ = ["Package", "describe", "extract", "package_size", "read_package", "validate", "write_package"]

@@ -87,6 +87,19 @@ def write_package(
         ) from error
 
 
+def package_size(
+    program: Program,
+    plans: Sequence[Plan],
+    images: Sequence[KernelImage],
+    tokenizer: bytes,
+    chat: bytes,
+    meta: Mapping[str, Any],
+) -> int:
+    """Bytes of the file that ``write_package`` would write."""
+    end = _section_offsets(encode_sections(program, plans, images, tokenizer, chat, meta))[1]
+    return round_up(end, lay.HEADER_BYTES) + sum(segment.size for segment in program.segments)
+
+
 def _no_space(path: Path, needed: int, free: int) -> UsageError:
     return UsageError(
         f"no space to write {path}",

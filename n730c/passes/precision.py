@@ -21,6 +21,7 @@ PRECISIONS: dict[str, Format] = {
 }
 
 
+MIXED = "mixed"  # a format of its own for every tensor, as measured
 AS_STORED = "stored"  # a model that is quantized already keeps the formats that it has
 
 KV_FORMATS: dict[str, Format] = {"fp16": Format.F16, "fp32": Format.F32, "int8": Format.INT8}
@@ -34,7 +35,7 @@ def kv_format(kv: str | None, precision: str) -> Format:
     """
     if kv is not None:
         return KV_FORMATS[kv]
-    return Format.F16 if PRECISIONS[precision].is_integer else Format.F32
+    return Format.F16 if precision == MIXED or PRECISIONS[precision].is_integer else Format.F32
 
 
 def assign_uniform(graph: Graph, precision: str) -> Mapping[str, Format]:

@@ -1,0 +1,173 @@
+"""Calibration: one pass through the model, layer by layer, that collects moments of linear layers' inputs.
+
+In memory are one layer's weights and its moments; what goes from layer to layer is in files. Every finished layer is
+recorded, so that a pass that was ended at any moment goes on behind the last one. What else is to be measured on the
+way (the rounder's trials) is given as a ``Visitor``: it sees each layer with its weights and moments at hand.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from n730c.errors import N730Error
+from n730c.files import write_whole
+from n730c.frontend.walk import Activations, Stage, Values, load_weights, run_stage, stages
+from n730c.ir.core import Graph, Node, Op
+from n730c.ir.ops import Array
+
+Progress = Callable[[int, int, str], None]  # (done, total, note)
+Moments = dict[str, Array]  # by the name of the value that linear layers read: mean of x xᵀ, f32[features, features]
+
+
+class Visitor(Protocol):
+    """What is done at each stage beside the pass itself. ``state`` is kept with the pass and given back on resuming."""
+
+    def visit(self, stage: Stage, weights: Values, moments: Moments, state: dict[str, Any]) -> None: ...
+
+
+def in_order(count: int, work: Callable[[int], Any]) -> Iterator[Any]:
+    """``work(0)`` … ``work(count - 1)`` on all cores, results in order, at most as many as there are cores held."""
+    workers = os.cpu_count() or 1
+    with ThreadPoolExecutor(workers) as pool:
+        for first in range(0, count, workers):
+            yield from pool.map(work, range(first, min(count, first + workers)))
+
+
+class Calibration:
+    """One pass over ``windows`` i64[windows, tokens], recorded in ``folder``. ``weights(name)`` reads a tensor."""
+
+    def __init__(
+        self, graph: Graph, weights: Callable[[str], Array], windows: npt.NDArray[np.int64], folder: Path
+    ) -> None:
+        self.graph, self.weights, self.windows, self.folder = graph, weights, windows, folder
+        self.stages = stages(graph)
+        widths = {node.name: node.width for node in graph.nodes}
+        self.activations = Activations(folder / "activations", windows.shape[1], widths)
+
+    # ---- the pass ----
+
+    def run(self, visitor: Visitor, progress: Progress) -> dict[str, Any]:
+        """Go through the model, or on behind the last finished stage; the visitor's state at the end.
+
+        Raises N730Error when the disk is full; what was recorded stays.
+        """
+        done, state = self._recorded()
+        for stage in self.stages[done:]:
+            progress(stage.index, len(self.stages), _title(stage))
+            weights = load_weights(self.graph, stage, self.weights)
+            moments = self._pass(stage, weights)
+            for name, moment in moments.items():
+                self._write(self.moment_file(name), _packed(moment))
+            visitor.visit(stage, weights, moments, state)
+            self._write(self.folder / "state.json", json.dumps({"done": stage.index + 1, "state": state}).encode())
+            self.activations.drop(stage.index - 1)
+        progress(len(self.stages), len(self.stages), "")
+        return state
+
+    def _pass(self, stage: Stage, weights: Values) -> Moments:
+        last = stage.index + 1 == len(self.stages)
+        sums: Moments = {}
+        count = self.windows.size
+
+        def one(index: int) -> dict[str, Array]:
+            seen: dict[str, Array] = {}
+
+            def observe(node: Node, x: Array) -> Array:
+                seen[node.inputs[0]] = x
+                return x
+
+            # of the last stage only the linear layers' inputs are wanted, not the logits of every token
+            values = run_stage(stage, self.inputs(stage, index), weights, observe, self._before_logits(stage, last))
+            if last:
+                for node in stage.nodes:
+                    if node.op is Op.LINEAR and node.inputs[0] in values:
+                        seen[node.inputs[0]] = values[node.inputs[0]]
+            else:
+                self.activations.put(stage.index, index, values, stage.writes)
+            return seen
+
+        for seen in in_order(len(self.windows), one):
+            for name, x in seen.items():
+                product = x.T @ x  # BLAS sees that it is symmetric
+                if name in sums:
+                    sums[name] += product
+                else:
+                    sums[name] = product
+        for moment in sums.values():
+            moment /= np.float32(count)
+        return sums
+
+    def _before_logits(self, stage: Stage, last: bool) -> tuple[str, ...] | None:
+        return tuple(node.name for node in stage.nodes if node.name != self.graph.output) if last else None
+
+    def inputs(self, stage: Stage, index: int, tokens: int | None = None) -> Values:
+        """What a stage reads of one window: the ids, and what the stage before left."""
+        ids: Any = self.windows[index][:tokens]
+        found: Values = dict.fromkeys(self.graph.inputs, ids)
+        return found | self.activations.get(stage.index - 1, index, stage.reads, tokens)
+
+    # ---- what is kept ----
+
+    def _recorded(self) -> tuple[int, dict[str, Any]]:
+        try:
+            content = json.loads((self.folder / "state.json").read_bytes())
+            return int(content["done"]), dict(content["state"])
+        except (OSError, ValueError, KeyError, TypeError):
+            return 0, {}
+
+    def moment_file(self, value: str) -> Path:
+        return self.folder / f"{value}.moment"
+
+    def moment(self, value: str) -> Array:
+        """Mean of x xᵀ of a value that linear layers read, f32[features, features]."""
+        return _unpacked(np.fromfile(self.moment_file(value), dtype=np.float32))
+
+    def _write(self, file: Path, content: bytes) -> None:
+        try:
+            write_whole(file, content)
+        except OSError as error:
+            raise N730Error(
+                f"cannot write {file}",
+                expected="room for what the calibration collects",
+                found=error.strerror or str(error),
+                hint="Free some space; the next run goes on from the last finished layer.",
+            ) from None
+
+
+def _title(stage: Stage) -> str:
+    return "embedding and head" if stage.layer is None else f"layer {stage.layer}"
+
+
+def _packed(moment: Array) -> bytes:
+    """The upper triangle, row after row: half the bytes."""
+    return b"".join(moment[i, i:].tobytes() for i in range(len(moment)))
+
+
+def _unpacked(data: npt.NDArray[np.float32]) -> Array:
+    width = int((np.sqrt(8.0 * len(data) + 1) - 1) / 2 + 0.5)
+    moment = np.empty((width, width), dtype=np.float32)
+    at = 0
+    for i in range(width):
+        row = data[at : at + width - i]
+        moment[i, i:] = row
+        moment[i:, i] = row
+        at += width - i
+    return moment
+
+
+def linear_inputs(nodes: Sequence[Node]) -> dict[str, str]:
+    """Of each matrix that linear layers multiply by: the name of the value they read."""
+    found: dict[str, str] = {}
+    for node in nodes:
+        name = node.param("weight")
+        if node.op is Op.LINEAR and name is not None:
+            found[name] = node.inputs[0]
+    return found

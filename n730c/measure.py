@@ -1,0 +1,209 @@
+"""Measure what every tensor costs at every format: the KL divergence of the model's output, one tensor at a time.
+
+During the calibration pass each matrix is rounded to each candidate format, and the layer's output with that matrix in
+place is carried on through all later layers, beside the unchanged one, up to the logits (`_Trial`). Windows that the
+rounder never saw are used, so that what it learned by heart does not count. In large models only one format is carried;
+the others follow from the rounder's own error, which the divergence was found to be proportional to within a tensor
+(benchmarks/quality shows both against the truth).
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from n730c.dtypes import Format
+from n730c.frontend.calibrate import Calibration, Moments, Progress, in_order, linear_inputs
+from n730c.frontend.walk import Activations, Stage, Values, quantize_activations, run_stage
+from n730c.ir.core import Graph, Node, Op
+from n730c.ir.ops import Array
+from n730c.profile import SensitivityProfile
+from n730c.quant.calibrated import Rounder
+
+PROBES = 4  # windows that the rounder does not see
+PROBE_TOKENS = 256  # of each, at most
+DIRECT = 40e9  # weights × tokens of trials above which only one format a tensor is carried
+ANCHOR = Format.INT4  # that one
+SAMPLED_ROWS = 256  # of a matrix, on which the other formats' errors are found then
+ACTIVATIONS = "(activations)"  # the trial that rounds no tensor, only what integer matrices read
+
+
+@dataclass
+class _Trials:
+    """A visitor that makes trials, carries them on, and compares them at the end."""
+
+    calibration: Calibration
+    probes: npt.NDArray[np.int64]  # i64[probes, tokens]
+    formats: tuple[Format, ...]
+    direct: bool
+    names: Collection[str]  # of the matrices that are tried
+    known: dict[str, str]  # by matrix: the value it reads
+    store: Activations = field(init=False)
+
+    def __post_init__(self) -> None:
+        widths = {node.name: node.width for node in self.calibration.graph.nodes}
+        self.store = Activations(self.calibration.folder / "trials", self.probes.shape[1], widths)
+
+    # ---- the visitor ----
+
+    def visit(self, stage: Stage, weights: Values, moments: Moments, state: dict[str, Any]) -> None:
+        trials: list[list[str]] = state.setdefault("trials", [])
+        last = stage.index + 1 == len(self.calibration.stages)
+        if stage.index == 0:
+            trials.append([ACTIVATIONS, ""])
+        carried = len(trials)
+        bases = [self._base(stage, weights, j) for j in range(len(self.probes))]
+        reference = [_log_softmax(base[self.calibration.graph.output]) for base in bases] if last else []
+        found: dict[str, dict[str, float]] = state.setdefault("divergence", {})
+
+        def settle(trial: Sequence[str], outputs: Sequence[Values]) -> None:
+            kl = np.mean(
+                [_divergence(r, o[self.calibration.graph.output]) for r, o in zip(reference, outputs, strict=True)]
+            )
+            by = found.setdefault(trial[0], {})
+            by[trial[1]] = by.get(trial[1], 0.0) + float(kl)  # a tied matrix has two trials: as embedding, as head
+
+        def carry(k: int) -> list[Values]:
+            observe = _quantized if trials[k][0] == ACTIVATIONS else None
+            outputs = []
+            for j in range(len(self.probes)):
+                start = stage.index == 0
+                values = self._inputs(stage, j) if start else self._own(stage, k, j)
+                outputs.append(run_stage(stage, values, weights, observe))
+            return outputs
+
+        for k, outputs in enumerate(in_order(carried, carry)):
+            self._keep(stage, k, outputs, last, trials[k], settle)
+        rounder = Rounder(moments)
+        for name in _matrices(stage):
+            if name not in self.names:
+                continue
+            behind = stage.behind(name)
+            errors = state.setdefault("error", {}).setdefault(name, {})
+            made = rounder.trials(
+                weights[name], self.known.get(name), self.formats, None if self.direct else ANCHOR, SAMPLED_ROWS
+            )
+            for fmt, rounded, error in made:
+                errors[fmt.name] = errors.get(fmt.name, 0.0) + error
+                if rounded is None:
+                    continue
+                changed = {**weights, name: rounded}
+                rerun = partial(_rerun, stage, bases, changed, behind)
+                outputs = list(in_order(len(bases), rerun))
+                trials.append([name, fmt.name])
+                self._keep(stage, len(trials) - 1, outputs, last, trials[-1], settle)
+        self.store.drop(stage.index - 1)
+
+    def _keep(
+        self,
+        stage: Stage,
+        k: int,
+        outputs: Sequence[Values],
+        last: bool,
+        trial: Sequence[str],
+        settle: Callable[..., None],
+    ) -> None:
+        if last:
+            settle(trial, outputs)
+            return
+        for j, values in enumerate(outputs):
+            self.store.put(stage.index, self._slot(k, j), values, stage.writes)
+
+    # ---- sequences ----
+
+    def _slot(self, trial: int, probe: int) -> int:
+        """Slots of the store: the unchanged model's probes, then those of each trial."""
+        return (trial + 1) * len(self.probes) + probe
+
+    def _inputs(self, stage: Stage, j: int) -> Values:
+        ids: Any = self.probes[j]
+        return dict.fromkeys(self.calibration.graph.inputs, ids)
+
+    def _own(self, stage: Stage, trial: int, j: int) -> Values:
+        return self._inputs(stage, j) | self.store.get(stage.index - 1, self._slot(trial, j), stage.reads)
+
+    def _base(self, stage: Stage, weights: Values, j: int) -> Values:
+        values = run_stage(stage, self._own(stage, -1, j), weights)
+        if stage.index + 1 < len(self.calibration.stages):
+            self.store.put(stage.index, self._slot(-1, j), values, stage.writes)
+        return values
+
+
+def _rerun(stage: Stage, bases: Sequence[Values], weights: Values, changed: Collection[str], j: int) -> Values:
+    return run_stage(stage, bases[j], weights, None, changed)
+
+
+def _quantized(_: Node, x: Array) -> Array:
+    return quantize_activations(x)
+
+
+def _matrices(stage: Stage) -> list[str]:
+    """Matrices of a stage that may be rounded, each once."""
+    wanted = (Op.LINEAR, Op.EMBEDDING)
+    return list(dict.fromkeys(name for n in stage.nodes if n.op in wanted and (name := n.param("weight")) is not None))
+
+
+def _log_softmax(logits: Array) -> npt.NDArray[np.float64]:
+    shifted = logits.astype(np.float64) - logits.max(axis=-1, keepdims=True)
+    return np.asarray(shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True)))
+
+
+def _divergence(reference: npt.NDArray[np.float64], logits: Array) -> float:
+    return float((np.exp(reference) * (reference - _log_softmax(logits))).sum(axis=-1).mean())
+
+
+def split_windows(windows: npt.NDArray[np.int64]) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """(what the rounder learns from, the beginnings of the probes): the probes are spread over the text."""
+    count = min(PROBES, max(1, len(windows) // 8)) if len(windows) > 1 else 0
+    held = [(2 * i + 1) * len(windows) // (2 * count) for i in range(count)]
+    rest = [i for i in range(len(windows)) if i not in held]
+    probes = windows[held or [0]][:, :PROBE_TOKENS]
+    return windows[rest], probes
+
+
+def measure(
+    graph: Graph,
+    weights: Callable[[str], Array],
+    windows: npt.NDArray[np.int64],
+    formats: Sequence[Format],
+    names: Collection[str],
+    sources: Mapping[str, str],
+    folder: Path,
+    progress: Progress,
+    direct: bool | None = None,
+) -> tuple[SensitivityProfile, Calibration]:
+    """The profile of a model, and the calibration whose moments the rounder will want.
+
+    ``names``: matrices that are measured. ``windows``: token ids i64[windows, tokens]; ``folder`` keeps what a
+    run that was ended left. ``direct``: carry a
+    trial of every format of every tensor; by default where that is affordable. Raises N730Error.
+    """
+    learned, probes = split_windows(windows)
+    shapes = {p.name: p.shape for p in graph.params}
+    known = linear_inputs(graph.nodes)
+    size = sum(int(np.prod(shapes[name])) for name in known)
+    work = size / 2 * len(known) * len(formats) * probes.size
+    if direct is None:
+        direct = work <= DIRECT * 100
+    if not direct:
+        probes = probes[:1, :128]
+    calibration = Calibration(graph, weights, learned, folder)
+    visitor = _Trials(calibration, probes, tuple(formats), direct, names, known)
+    state = calibration.run(visitor, progress)
+    found: dict[str, dict[str, float]] = state["divergence"]
+    activations = found.pop(ACTIVATIONS)[""]
+    divergence = {}
+    for name, by in found.items():
+        error = state["error"][name]
+        ratio = 0.0 if direct else by[ANCHOR.name] / max(error[ANCHOR.name], 1e-30)
+        divergence[name] = {fmt: by[fmt.name] if direct else ratio * error[fmt.name] for fmt in formats}
+    digest = hashlib.sha256(np.ascontiguousarray(windows).tobytes()).hexdigest()
+    method = "every format carried" if direct else f"{ANCHOR.name} carried, others by error"
+    return SensitivityProfile(dict(sources), digest, int(windows.size), method, activations, divergence), calibration

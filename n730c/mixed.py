@@ -1,0 +1,258 @@
+"""From a model to a format per tensor: calibrate, measure, assign under a budget; and then to the rounded bytes."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import shutil
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
+
+import numpy as np
+
+from n730c.codegen.select import cache_folder
+from n730c.dtypes import Format, matrix_bytes
+from n730c.errors import BudgetExceeded
+from n730c.files import destination, write_whole
+from n730c.frontend.calibrate import Calibration, Moments, Progress, linear_inputs
+from n730c.frontend.calibration_text import read_text, token_windows
+from n730c.frontend.chat_template import read_chat_template
+from n730c.frontend.checkpoint import Checkpoint
+from n730c.frontend.walk import Stage, Values
+from n730c.ir.core import Graph, Op
+from n730c.measure import measure, split_windows
+from n730c.passes.assign import Assignment, Item, assign, curve
+from n730c.passes.precision import assign_uniform
+from n730c.profile import SensitivityProfile, check_profile, read_profile
+from n730c.quant.calibrated import Rounder
+
+CALIBRATION_TOKENS = 16_384
+MOST_BPW = 5.0  # bits a weight that are taken by default even if the memory would hold more: speed is worth more then
+CANDIDATES = tuple(fmt for fmt in Format if fmt.is_integer)
+ORIGINAL_BITS = 16  # a weight: more than that loses nothing
+_OTHERS = "int4"  # of the matrices that are not assigned
+_POINTS = 24  # of the Pareto curve
+
+
+@dataclass(frozen=True)
+class Calibrated:
+    """What one pass over the calibration text left: the profile, and the moments that the rounder wants."""
+
+    profile: SensitivityProfile
+    calibration: Calibration
+    folder: Path
+
+    def forget(self) -> None:
+        """Remove what was kept for resuming."""
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+
+class _Nothing:
+    """A visitor that measures nothing: the profile is known already."""
+
+    def visit(self, stage: Stage, weights: Values, moments: Moments, state: dict[str, object]) -> None:
+        return
+
+
+def check_inputs(text: Path | None, profile: Path | None, bits_per_weight: float | None) -> None:
+    """Refuse what cannot be right before the work begins. Raises N730Error."""
+    if text is not None:
+        read_text(text)
+    if profile is not None and profile.exists():
+        read_profile(profile)
+    elif profile is not None:
+        destination(profile, b"{", "profile", "--profile")
+    if bits_per_weight is not None and bits_per_weight > ORIGINAL_BITS:
+        raise _above("--bpw", f"at most {ORIGINAL_BITS}", f"{bits_per_weight:g}")
+
+
+def calibrate(
+    graph: Graph,
+    checkpoint: Checkpoint,
+    texts: Path,
+    text: Path | None,
+    tokens: int,
+    profile: Path | None,
+    progress: Progress,
+    measured: bool = True,
+    seed: int = 0,
+) -> Calibrated:
+    """Run the calibration, or go on with one that was ended; measure the profile, or read it from ``profile``.
+
+    ``texts``: the folder of the tokenizer and the chat template. Without ``measured`` there is no profile (it
+    is empty): one format for all needs none.
+    A measured profile is written to ``profile`` if one is named. Raises N730Error for a text or profile of no use.
+    """
+    content = read_text(text)
+    windows = token_windows(texts, content, read_chat_template(texts)[0], graph.context, tokens, seed)
+    sources = checkpoint.sha256()
+    known = None if measured else SensitivityProfile(sources, "", 0, "none", 0.0, {})
+    if measured and profile is not None and profile.exists():
+        known = read_profile(profile)
+    if known is not None and profile is not None:
+        check_profile(known, sources, profile)
+    digest = hashlib.sha256(json.dumps([sources, sorted(f.name for f in CANDIDATES), known is None]).encode())
+    digest.update(np.ascontiguousarray(windows).tobytes())
+    folder = cache_folder() / "calibration" / digest.hexdigest()[:24]
+    folder.mkdir(parents=True, exist_ok=True)
+    if known is not None:
+        calibration = Calibration(graph, checkpoint.tensor, split_windows(windows)[0], folder)
+        calibration.run(_Nothing(), progress)
+        return Calibrated(known, calibration, folder)
+    found, calibration = measure(
+        graph, checkpoint.tensor, windows, CANDIDATES, assignable(graph), sources, folder, progress
+    )
+    if profile is not None:
+        found.write(profile)
+    return Calibrated(found, calibration, folder)
+
+
+# ---- the choice ----
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The formats of all tensors, the assignment that they come from, and the curve that it lies on (bytes, KL)."""
+
+    formats: Mapping[str, Format]
+    assignment: Assignment
+    curve: tuple[tuple[float, float], ...]
+    predicted: float
+
+
+def items(graph: Graph, profile: SensitivityProfile) -> list[Item]:
+    """The knapsack's items, priced in bytes of the file."""
+    shapes = {p.name: p.shape for p in graph.params}
+    return [
+        Item((name,), by, {fmt: float(matrix_bytes(fmt, *shapes[name])) for fmt in by})
+        for name, by in profile.divergence.items()
+        if name in shapes
+    ]
+
+
+def choose(graph: Graph, profile: SensitivityProfile, budget: float) -> Choice:
+    """The best formats whose matrices take at most ``budget`` bytes together. Raises BudgetExceeded."""
+    things = items(graph, profile)
+    chosen = assign(things, budget - others_bytes(graph, profile.divergence.keys()))
+    formats = {**assign_uniform(graph, _OTHERS), **chosen.formats}
+    least, most = (sum(f(i.price.values()) for i in things) for f in (min, max))
+    budgets = [least + (most - least) * (k / (_POINTS - 1)) ** 1.5 for k in range(_POINTS)]
+    points = tuple((a.price, profile.activations + a.divergence) for a in curve(things, budgets))
+    return Choice(MappingProxyType(formats), chosen, points, profile.activations + chosen.divergence)
+
+
+def first_budget(
+    graph: Graph, profile: SensitivityProfile, bits_per_weight: float | None, max_bytes: int | None, room: int
+) -> float:
+    """Bytes for all matrices together: what was asked for, else the least of ``room`` and MOST_BPW.
+
+    Raises BudgetExceeded when the smallest formats take more than was asked for, or the original itself less.
+    """
+    things = items(graph, profile)
+    weights = weights_of(graph)
+    least = sum(min(i.price.values()) for i in things) + others_bytes(graph, profile.divergence.keys())
+    if bits_per_weight is not None:
+        budget = bits_per_weight * weights / 8
+        if budget < least:
+            raise _below("--bpw", f"at least {math.ceil(800 * least / weights) / 100:.2f}", f"{bits_per_weight:g}")
+        return budget
+    if max_bytes is not None:
+        if max_bytes > weights * ORIGINAL_BITS // 8:
+            raise _above("--max-size", f"at most {weights * ORIGINAL_BITS // 8} bytes", f"{max_bytes} bytes")
+        if max_bytes < least:
+            raise _below("--max-size", f"more than {int(least)} bytes", f"{max_bytes} bytes")
+        return float(max_bytes)
+    return max(least, min(float(room), MOST_BPW * weights / 8))
+
+
+def _above(option: str, expected: str, found: str) -> BudgetExceeded:
+    return BudgetExceeded(
+        f"{option} is above the size of the original",
+        expected=expected,
+        found=found,
+        hint="Build with --precision bf16 or fp16, which lose nothing.",
+    )
+
+
+def _below(option: str, expected: str, found: str) -> BudgetExceeded:
+    return BudgetExceeded(
+        f"{option} is below what the smallest formats take", expected=expected, found=found, hint=f"Raise {option}."
+    )
+
+
+def assignable(graph: Graph) -> frozenset[str]:
+    """Matrices that get a format of their own; experts and what chooses them do not (yet)."""
+    shapes = {p.name: p.shape for p in graph.params}
+    return frozenset(n for n, f in assign_uniform(graph, _OTHERS).items() if f.is_integer and len(shapes[n]) == 2)
+
+
+def others_bytes(graph: Graph, assigned: Collection[str]) -> int:
+    """Bytes of the matrices that are not assigned."""
+    formats = assign_uniform(graph, _OTHERS)
+    shapes = {p.name: p.shape for p in graph.params}
+    total = 0
+    for name in matrices(graph) - set(assigned):
+        *stack, rows, cols = shapes[name]
+        total += math.prod(stack) * matrix_bytes(formats[name], rows, cols)
+    return total
+
+
+def weights_of(graph: Graph) -> int:
+    """Elements of all matrices, each counted once."""
+    names = matrices(graph)
+    return sum(int(np.prod(p.shape)) for p in graph.params if p.name in names)
+
+
+def matrices(graph: Graph) -> frozenset[str]:
+    """Names of the tensors that are stored as matrices."""
+    formats = assign_uniform(graph, _OTHERS)
+    return frozenset(name for name, fmt in formats.items() if fmt is not Format.F32)
+
+
+# ---- the bytes ----
+
+
+class _Stored(Mapping[str, np.ndarray]):
+    """The calibration's moments, read when they are asked for."""
+
+    def __init__(self, calibration: Calibration) -> None:
+        self._calibration = calibration
+
+    def __getitem__(self, name: str) -> np.ndarray:
+        if name not in self:
+            raise KeyError(name)
+        return self._calibration.moment(name)
+
+    def __contains__(self, name: object) -> bool:
+        return self._calibration.moment_file(str(name)).exists()
+
+    def __iter__(self):  # type: ignore[no-untyped-def]
+        return iter(())
+
+    def __len__(self) -> int:
+        return 0
+
+
+def rounded_bytes(
+    graph: Graph, calibrated: Calibrated
+) -> Callable[[str, slice, Format, Callable[[], np.ndarray]], bytes]:
+    """A function (tensor, rows, format, weights) → bytes of the file, that remembers what a run before has rounded."""
+    known = linear_inputs(graph.nodes)
+    tied = {n.param("weight") for n in graph.nodes if n.op is Op.EMBEDDING} & known.keys()
+    rounder = Rounder(_Stored(calibrated.calibration))
+    folder = calibrated.folder / "rounded"
+    folder.mkdir(exist_ok=True)
+
+    def encode(name: str, rows: slice, fmt: Format, weight: Callable[[], np.ndarray]) -> bytes:
+        key = hashlib.sha256(f"{name} {rows.start} {rows.stop} {fmt.name}".encode()).hexdigest()[:24]
+        file = folder / key
+        if file.exists():
+            return file.read_bytes()
+        made = rounder.encode(weight(), known.get(name), fmt, name in tied)
+        write_whole(file, made)
+        return made
+
+    return encode

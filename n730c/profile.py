@@ -1,0 +1,106 @@
+"""The SensitivityProfile: what each tensor costs at each format, as measured; a file that names its model by hashes."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from n730c.dtypes import Format
+from n730c.errors import UsageError
+from n730c.files import write_whole
+
+_KIND = "n730c sensitivity profile"
+_VERSION = 1
+
+
+@dataclass(frozen=True)
+class SensitivityProfile:
+    """Expected rise of the mean KL divergence (nats a token) of the model's output when one tensor is rounded.
+
+    ``divergence``: by tensor and format. ``activations``: what 8-bit activations alone cost, whatever the weights.
+    ``sources``: SHA-256 of the model's files by name; ``text``: SHA-256 of the token ids that it was measured on.
+    """
+
+    sources: Mapping[str, str]
+    text: str
+    tokens: int
+    method: str
+    activations: float
+    divergence: Mapping[str, Mapping[Format, float]]
+
+    def predicted(self, formats: Mapping[str, Format]) -> float:
+        """The KL divergence expected when each tensor of the profile has the format given, in nats."""
+        return self.activations + sum(by[formats[name]] for name, by in self.divergence.items() if name in formats)
+
+    def to_json(self) -> str:
+        return json.dumps(
+            {
+                "kind": _KIND,
+                "version": _VERSION,
+                "sources": dict(self.sources),
+                "text": self.text,
+                "tokens": self.tokens,
+                "method": self.method,
+                "activations": self.activations,
+                "divergence": {
+                    name: {fmt.name.lower(): value for fmt, value in sorted(by.items())}
+                    for name, by in self.divergence.items()
+                },
+            },
+            indent=1,
+        )
+
+    def write(self, path: Path) -> None:
+        """Write the file, whole or not at all. Raises UsageError."""
+        try:
+            write_whole(path, self.to_json().encode())
+        except OSError as error:
+            raise UsageError(f"cannot write {path}", found=error.strerror or str(error)) from error
+
+
+def _number(value: Any) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value) or value < 0:
+        raise ValueError(f"{value!r} is no divergence")
+    return float(value)
+
+
+def read_profile(path: Path) -> SensitivityProfile:
+    """A profile from a file. Raises UsageError in one line for anything that is not one."""
+    hint = "Name a file that --profile wrote, or leave the option out to measure."
+    try:
+        content = json.loads(path.read_bytes())
+        if not isinstance(content, dict) or content.get("kind") != _KIND or content.get("version") != _VERSION:
+            raise ValueError("another kind of file")
+        return SensitivityProfile(
+            sources={str(k): str(v) for k, v in content["sources"].items()},
+            text=str(content["text"]),
+            tokens=int(content["tokens"]),
+            method=str(content["method"]),
+            activations=_number(content["activations"]),
+            divergence={
+                str(name): {Format[fmt.upper()]: _number(value) for fmt, value in by.items()}
+                for name, by in content["divergence"].items()
+            },
+        )
+    except OSError as error:
+        raise UsageError(f"cannot read {path}", found=error.strerror or str(error), hint=hint) from error
+    except (AttributeError, KeyError, TypeError, ValueError, RecursionError) as error:
+        what = " ".join(str(error).split())[:100]
+        raise UsageError(f"{path} is no sensitivity profile", expected=_KIND, found=what, hint=hint) from error
+
+
+def check_profile(profile: SensitivityProfile, sources: Mapping[str, str], path: Path) -> None:
+    """Refuse a profile of another model: the files that decide logits must have the same hashes. Raises UsageError."""
+    for name in sorted(profile.sources.keys() | sources.keys()):
+        decisive = name in ("config.json", "tokenizer.json") or name.endswith(".safetensors")
+        if decisive and profile.sources.get(name) != sources.get(name):
+            raise UsageError(
+                f"{path} is the profile of another model: {name} differs",
+                expected=f"SHA-256 {sources.get(name, 'none')[:16]}…",
+                found=f"{profile.sources.get(name, 'none')[:16]}…",
+                hint="Leave --profile out to measure this one.",
+            )

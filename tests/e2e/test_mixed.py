@@ -1,0 +1,170 @@
+"""Mixed precision end to end: budgets hold, a killed build goes on to the same bytes, bad input is one line."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from n730c.cli import run
+from n730c.errors import N730Error
+from n730c.package import describe, read_package
+from tests.models import DEMO
+
+QUICK = ("--target", "gt730", "--no-tune", "--calibration-tokens", "512")
+Models = Callable[[str], Path]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A cache of our own: what other builds left to resume from is not ours."""
+    folder = tmp_path_factory.mktemp("cache")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("N730C_CACHE", str(folder))
+        yield folder
+
+
+@pytest.fixture(scope="module")
+def profile(models: Models, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """A profile of the model, and the package that was built when it was measured."""
+    folder = tmp_path_factory.mktemp("profile")
+    file, package, page = folder / "profile.json", folder / "mixed.n730", folder / "report.html"
+    build(models, package, "--bpw", "3.2", "--profile", file, "--report", page)
+    return file, package
+
+
+def build(models: Models, output: Path, *options: str | Path) -> None:
+    run(list(map(str, ("build", models("qwen2_window"), *QUICK, "-o", output, *options))))
+
+
+def refusal(models: Models, output: Path, *options: str | Path) -> str:
+    with pytest.raises(N730Error) as caught:
+        build(models, output, *options)
+    assert "\n" not in str(caught.value) and not output.exists()
+    return str(caught.value)
+
+
+def formats(package: Path) -> dict[str, str]:
+    return {t["name"]: t["format"] for t in describe(read_package(package))["tensors"]}
+
+
+def test_bits_a_weight_are_kept_and_used(models: Models, profile: tuple[Path, Path], tmp_path: Path) -> None:
+    file, package = profile
+    bits = describe(read_package(package))["bits_per_weight"]
+    assert 3.1 < bits <= 3.2
+    assert len(set(formats(package).values())) > 2  # F32 vectors, and at least two formats of matrices
+    other = tmp_path / "more.n730"
+    build(models, other, "--bpw", "6", "--profile", file)
+    assert 5.7 < describe(read_package(other))["bits_per_weight"] <= 6
+
+
+def test_the_size_of_the_file_is_kept(models: Models, profile: tuple[Path, Path], tmp_path: Path) -> None:
+    output = tmp_path / "sized.n730"
+    size = profile[1].stat().st_size + 30_000
+    build(models, output, "--max-size", str(size), "--profile", profile[0])
+    assert size - 30_000 < output.stat().st_size <= size
+
+
+def test_same_input_same_bytes_whether_measured_or_read(
+    models: Models, profile: tuple[Path, Path], tmp_path: Path
+) -> None:
+    output = tmp_path / "again.n730"
+    build(models, output, "--bpw", "3.2", "--profile", profile[0])
+    assert output.read_bytes() == profile[1].read_bytes()
+
+
+def test_the_report_stands_alone(profile: tuple[Path, Path]) -> None:
+    page = profile[0].with_name("report.html").read_text(encoding="utf-8")
+    assert page.startswith("<!DOCTYPE html>") and page.count("<svg") >= 4
+    for foreign in ("http:", "https:", "<script", "<link", "src=", "@import"):
+        assert foreign not in page
+    for name in json.loads(profile[0].read_text())["divergence"]:
+        assert name in page
+
+
+def test_nothing_is_left_in_the_cache(models: Models, profile: tuple[Path, Path], cache: Path) -> None:
+    assert not list((cache / "calibration").iterdir())
+
+
+@pytest.mark.parametrize("kills", [2, pytest.param(10, marks=pytest.mark.slow)])
+def test_a_killed_build_goes_on_to_the_same_bytes(
+    kills: int, models: Models, profile: tuple[Path, Path], tmp_path: Path
+) -> None:
+    output = tmp_path / "killed.n730"
+    command = [sys.executable, "-m", "n730c", "build", str(models("qwen2_window")), *QUICK, "--bpw", "3.2"]
+    environment = {**os.environ, "PYTHONPATH": str(DEMO.parents[1]), "N730C_CACHE": str(tmp_path / "cache")}
+    states = tmp_path / "cache" / "calibration"
+    random = np.random.default_rng(kills)
+    for _ in range(kills):
+        process = subprocess.Popen(
+            [*command, "-o", str(output)], env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
+        while process.poll() is None and not list(states.glob("*/*")):  # past the imports
+            time.sleep(0.05)
+        time.sleep(float(random.uniform(0, 3)))
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    done = subprocess.run([*command, "-o", str(output)], env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert output.read_bytes() == profile[1].read_bytes()
+
+
+def test_budgets_that_cannot_be(models: Models, profile: tuple[Path, Path], tmp_path: Path) -> None:
+    known = ("--profile", profile[0])
+    output = tmp_path / "out.n730"
+    assert "expected at least 2." in refusal(models, output, "--bpw", "1.5", *known)
+    assert "above the size of the original" in refusal(models, output, "--bpw", "17", *known)
+    assert "expected more than" in refusal(models, output, "--max-size", "9K", *known)
+    assert "above the size of the original" in refusal(models, output, "--max-size", "1G", *known)
+    assert "expected one" in refusal(models, output, "--max-size", "1M", "--bpw", "3", *known)
+    assert "--precision mixed" in refusal(models, output, "--precision", "int4", "--bpw", "3")
+
+
+def test_texts_that_will_not_do(models: Models, tmp_path: Path) -> None:
+    output, text = tmp_path / "out.n730", tmp_path / "text.txt"
+    assert "cannot read" in refusal(models, output, "--calibration", text)
+    for content, words in (
+        (b"", "holds no text"),
+        (b" \n", "holds no text"),
+        (b"ab\xff", "not UTF-8"),
+        (b"too short", "too short"),
+    ):
+        text.write_bytes(content)
+        assert words in refusal(models, output, "--calibration", text)
+
+
+def test_profiles_that_will_not_do(models: Models, profile: tuple[Path, Path], tmp_path: Path) -> None:
+    output, file = tmp_path / "out.n730", tmp_path / "profile.json"
+    content = json.loads(profile[0].read_text())
+    for text in ("{", "[]", '{"kind": "else"}', json.dumps({**content, "divergence": {"x": {"int4": -1}}})):
+        file.write_text(text)
+        assert "no sensitivity profile" in refusal(models, output, "--profile", file)
+    file.write_text(json.dumps({**content, "sources": {**content["sources"], "config.json": "0" * 64}}))
+    assert "another model: config.json differs" in refusal(models, output, "--profile", file)
+
+
+def test_a_full_disk_is_named_and_the_next_run_goes_on(models: Models, tmp_path: Path) -> None:
+    """A limit on the size of a file stands for the full disk: the calibration's own files pass it first."""
+    output = tmp_path / "out.n730"
+    program = (
+        "import resource, sys; resource.setrlimit(resource.RLIMIT_FSIZE, (150_000, 150_000));"
+        "import signal; signal.signal(signal.SIGXFSZ, signal.SIG_IGN);"
+        "from n730c.__main__ import main; main()"
+    )
+    arguments = ["build", str(models("qwen2_window")), *QUICK, "-o", str(output)]
+    environment = {**os.environ, "PYTHONPATH": str(DEMO.parents[1]), "N730C_CACHE": str(tmp_path / "cache")}
+    done = subprocess.run(
+        [sys.executable, "-c", program, *arguments], env=environment, capture_output=True, text=True, check=False
+    )
+    lines = [line for line in done.stderr.splitlines() if "error" in line]
+    assert done.returncode == 1 and len(lines) == 1 and "Traceback" not in done.stderr, done.stderr
+    assert "goes on from the last finished layer" in lines[0]
+    assert not output.exists()
