@@ -8,8 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from n730c.dtypes import GROUP, Format
-from n730c.quant.formats import pack, values
+from n730c.dtypes import GROUP, SUPER_GROUPS, Format
+from n730c.quant.formats import CODE_UNIT, CODES, CodedScales, pack, round_scales, scale_values, values
 from n730c.quant.gptq import Grid, Parts, Rounded
 
 _HALF_MAX = 65504.0
@@ -32,6 +32,34 @@ class HalfScales:
         return parts[0].float()
 
 
+@dataclass(frozen=True)
+class CodedGroups:
+    """A 4-bit code a group, times an FP16 that eight groups share (n730c/quant/formats.py)."""
+
+    fmt: Format
+    signed: bool = False
+
+    def round(self, wanted: Tensor) -> Parts:
+        scales = round_scales(self.fmt, wanted.numpy())
+        assert isinstance(scales, CodedScales)
+        return torch.from_numpy(scales.supers), torch.from_numpy(scales.codes)
+
+    def replace(self, parts: Parts, group: int, wanted: Tensor) -> Parts:
+        supers, codes = parts
+        step = supers[:, group // SUPER_GROUPS].float() * CODE_UNIT
+        code = (wanted / step.clamp_min(1e-30)).round().clamp(1, CODES - 1)
+        codes[:, group] = torch.where(step > 0, code, torch.zeros_like(code)).to(torch.uint8)
+        return parts
+
+    def values(self, parts: Parts) -> Tensor:
+        return torch.from_numpy(scale_values(self.stored(parts)))
+
+    @staticmethod
+    def stored(parts: Parts) -> CodedScales:
+        """As ``pack`` takes them."""
+        return CodedScales(parts[0].numpy(), parts[1].numpy())
+
+
 def _fields(fmt: Format) -> np.ndarray:
     """Every field of a format, ascending by its value."""
     if fmt is Format.INT8:
@@ -44,9 +72,10 @@ def grid(fmt: Format) -> Grid:
     if not fmt.is_integer:
         raise ValueError(f"{fmt.name} is not rounded to levels")
     levels = values(fmt, _fields(fmt)).astype(np.float32)
-    return Grid(torch.from_numpy(levels), GROUP, HalfScales())
+    return Grid(torch.from_numpy(levels), GROUP, CodedGroups(fmt) if fmt.has_coded_scales else HalfScales())
 
 
 def encode_rounded(fmt: Format, rounded: Rounded) -> bytes:
     """The bytes of a rounded matrix as the file holds it."""
-    return pack(fmt, _fields(fmt)[rounded.fields.numpy()], rounded.scales[0].numpy())
+    scales = CodedGroups.stored(rounded.scales) if fmt.has_coded_scales else rounded.scales[0].numpy()
+    return pack(fmt, _fields(fmt)[rounded.fields.numpy()], scales)
