@@ -30,7 +30,7 @@ from n730c.quant.calibrated import Rounder
 PROBES = 4  # windows that the rounder does not see
 PROBE_TOKENS = 256  # of each, at most
 DIRECT = 40e9  # weights × tokens of trials above which only one format a tensor is carried
-ANCHOR = Format.INT4  # that one
+ANCHOR = Format.INT3  # that one
 SAMPLED_ROWS = 256  # of a matrix, on which the other formats' errors are found then
 ACTIVATIONS = "(activations)"  # the trial that rounds no tensor, only what integer matrices read
 

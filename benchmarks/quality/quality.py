@@ -3,11 +3,13 @@
     python benchmarks/quality/quality.py --peer-python /path/to/venv/bin/python [--model examples/demo-model]
         [--types Q2_K Q3_K_M …] [--tokens 8192] [--out benchmarks/quality/results.md]
 
-Both sides are calibrated on the same token windows (n730c's own text, or ``--calibration FILE``), the peer through an
-importance matrix; both are run by their own runtime on the same windows of the model's ``heldout.txt`` and compared
-with transformers in FP32. A package is given exactly the bytes that the peer's tensors take, embedding, head and norms
-included. Then: mixed INT2/4/8 against the best uniform of them, and what the profile predicted against what came out
-for random assignments.
+Both sides are calibrated on the same token windows of the first part of the model's ``heldout.txt`` (or of
+``--calibration FILE``), the peer through an importance matrix; both are run by their own runtime on the same windows of
+the other part, and compared with transformers in FP32. A package is given the bytes that the peer's tensors
+take, embedding, head and norms included.
+
+``--part assignments`` compares the KL that the profile predicts with what n730-exec gives, for random assignments, and
+mixed INT2/4/8 with one format for all layers at the same size.
 """
 
 from __future__ import annotations
@@ -27,14 +29,26 @@ HERE = Path(__file__).parent
 ROOT = HERE.parent.parent
 sys.path[:0] = [str(ROOT)]
 
+from n730c.dtypes import Format, matrix_bytes  # noqa: E402
 from n730c.evaluate import compare_logits  # noqa: E402
 from n730c.frontend.calibration_text import read_text, token_windows  # noqa: E402
 from n730c.frontend.chat_template import read_chat_template  # noqa: E402
 from n730c.frontend.model import load_model  # noqa: E402
 from n730c.frontend.reference import Reference  # noqa: E402
+from n730c.frontend.tokenizer import compile_tokenizer  # noqa: E402
+from n730c.mixed import CANDIDATES, calibrate, items  # noqa: E402
+from n730c.package import write_package  # noqa: E402
+from n730c.passes import run_passes  # noqa: E402
+from n730c.passes.assign import Item, assign  # noqa: E402
+from n730c.passes.lower import lower  # noqa: E402
+from n730c.passes.plan import Planner  # noqa: E402
+from n730c.passes.precision import assign_uniform  # noqa: E402
+from n730c.pipeline import PASSES, _tensor_bytes  # noqa: E402
 from n730c.runtime import run_runtime  # noqa: E402
+from n730c.target import load_target  # noqa: E402
 
 TYPES = ("IQ2_M", "Q2_K", "IQ3_XXS", "Q3_K_M", "IQ4_XS", "Q4_K_M", "Q6_K")
+CALIBRATED = 0.42  # of the held-out text; the rest is what is measured
 LIMITS = {"Q2_K": 0.7, "Q3_K_M": 0.7, "Q4_K_M": 0.8, "Q6_K": 0.8, "IQ2_M": 1.0, "IQ3_XXS": 1.0, "IQ4_XS": 1.0}
 
 
@@ -63,6 +77,11 @@ class Subject:
         from tokenizers import Tokenizer
 
         text = (self.model / "heldout.txt").read_text(encoding="utf-8")
+        cut = int(CALIBRATED * len(text))
+        if self.calibration is None:
+            self.calibration = self.folder / "calibration.txt"
+            self.calibration.write_text(text[:cut], encoding="utf-8")
+        text = text[cut:]
         ids = Tokenizer.from_file(str(self.model / "tokenizer.json")).encode(text, add_special_tokens=False).ids
         length = min(512, self.graph.context)
         count = min(len(ids) // length, self.tokens // length)
@@ -186,21 +205,103 @@ def beside_the_peer(subject: Subject, command: tuple[str, ...], kinds: list[str]
     return lines
 
 
+def assignments(subject: Subject, count: int) -> list[str]:
+    """Predicted against measured KL of random assignments, then mixed INT2/4/8 against uniform INT2."""
+    bench = Assignments(subject)
+    random = np.random.default_rng(0)
+    names = sorted(bench.profile.divergence)
+    ladder = sorted(CANDIDATES, key=lambda fmt: fmt.bits)
+    pairs = []
+    for i in range(count):
+        low = int(random.integers(0, len(ladder) - 2))  # a few neighbouring formats, so that all sizes occur
+        some = ladder[low : low + int(random.integers(2, 5))]
+        formats = {name: some[int(random.integers(len(some)))] for name in names}
+        predicted = bench.profile.predicted(formats)
+        measured = bench.measured(formats)[0]
+        pairs.append((predicted, measured))
+        print(f"assignment {i}: predicted {predicted:.5f}, measured {measured:.5f}", flush=True)
+    predicted, measured = np.array(pairs).T
+    ranks = np.corrcoef(predicted.argsort().argsort(), measured.argsort().argsort())[0, 1]
+    ratio = predicted / measured
+    lines = [
+        f"Of {count} random assignments: rank correlation of predicted and measured KL **{ranks:.3f}**; predicted",
+        f"over measured is {np.median(ratio):.2f} in the median, {ratio.min():.2f} to {ratio.max():.2f} in all.",
+        "",
+        "| | bits a weight | KL predicted | KL measured |",
+        "|---|---|---|---|",
+    ]
+    three = (Format.INT2, Format.INT4, Format.INT8)
+    for end in (Format.INT4, Format.INT8):
+        uniform = {name: end if bench.is_end(name) else Format.INT2 for name in names}
+        size = bench.size(uniform)
+        found = {**uniform, **bench.best(three, size)}
+        for title, formats in ((f"INT2, ends {end.name}", uniform), ("mixed INT2/4/8", found)):
+            kl = bench.measured(formats)[0]
+            bits = 8 * bench.size(formats) / subject.matrix_elements
+            lines.append(f"| {title} | {bits:.2f} | {bench.profile.predicted(formats):.4f} | {kl:.4f} |")
+            print(lines[-1], flush=True)
+    return lines
+
+
+class Assignments:
+    """Packages with formats of our choice: built without kernels of their own, from rounded tensors that are kept."""
+
+    def __init__(self, subject: Subject) -> None:
+        self.subject = subject
+        file = subject.folder / "profile.json"
+        self.graph = run_passes(subject.graph, PASSES)
+        self.calibrated = calibrate(
+            self.graph, subject.checkpoint, subject.model, subject.calibration, subject.calibration_tokens, file,
+            lambda done, total, note: None,
+        )  # fmt: skip
+        self.profile = self.calibrated.profile
+        self.tokenizer = compile_tokenizer(subject.model, self.graph.vocab, subject.checkpoint.eos_ids)
+        self.target = load_target("gt730")
+        self.shapes = {p.name: p.shape for p in self.graph.params}
+        layer = {name: node.layer for node in self.graph.nodes for _, name in node.params}
+        self.ends = {name for name in self.profile.divergence if layer[name] is None}
+
+    def is_end(self, name: str) -> bool:
+        return name in self.ends
+
+    def size(self, formats: dict[str, Format]) -> int:
+        return sum(matrix_bytes(fmt, *self.shapes[name]) for name, fmt in formats.items())
+
+    def best(self, formats: tuple[Format, ...], size: int) -> dict[str, Format]:
+        def only(by: Any) -> dict[Format, float]:
+            return {fmt: by[fmt] for fmt in formats}
+
+        things = [Item(i.names, only(i.divergence), only(i.price)) for i in items(self.graph, self.profile)]
+        return dict(assign(things, size).formats)
+
+    def measured(self, formats: dict[str, Format]) -> tuple[float, float]:
+        every = {**assign_uniform(self.graph, "int8"), **formats}
+        program = lower(self.graph, every, Format.F16)
+        plans = Planner(program, self.target, len(self.tokenizer), self.graph.context).plans(self.target.ram_bytes)
+        path = self.subject.folder / "assignment.n730"
+        encoded = _tensor_bytes(program, self.graph, self.subject.checkpoint, self.calibrated)
+        write_package(path, program, plans, (), encoded, self.tokenizer, "", {})
+        return self.subject.measured(path)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--peer-python", required=True)
+    parser.add_argument("--peer-python", default=sys.executable)
     parser.add_argument("--model", type=Path, default=ROOT / "examples" / "demo-model")
     parser.add_argument("--types", nargs="+", default=list(TYPES))
     parser.add_argument("--tokens", type=int, default=8192)
     parser.add_argument("--calibration", type=Path)
     parser.add_argument("--calibration-tokens", type=int, default=16384)
     parser.add_argument("--folder", type=Path, default=ROOT / "build" / "benchmarks" / "quality")
+    parser.add_argument("--part", choices=("peer", "assignments"), default="peer")
+    parser.add_argument("--count", type=int, default=20)
     parser.add_argument("--out", type=Path)
     args = parser.parse_args()
     os.environ.setdefault("PYTHONPATH", str(ROOT))
     subject = Subject(args.model, args.folder / args.model.name, args.tokens, args.calibration, args.calibration_tokens)
     command = (args.peer_python, str(HERE / "peer_llama_cpp.py"))
-    lines = beside_the_peer(subject, command, args.types)
+    peer = args.part == "peer"
+    lines = beside_the_peer(subject, command, args.types) if peer else assignments(subject, args.count)
     if args.out is not None:
         args.out.write_text("\n".join(lines) + "\n", encoding="utf-8")
 

@@ -46,13 +46,14 @@ def as_conversation(text: str, template: str) -> str:
     try:
         compiled = environment.from_string(template)
         pairs = [turns[i : i + 2] for i in range(0, len(turns) - 1, 2)]
-        return "".join(
+        conversation = "".join(
             compiled.render(
                 messages=[{"role": "user", "content": asked}, {"role": "assistant", "content": said}],
                 add_generation_prompt=False,
             )
             for asked, said in pairs
         )
+        return conversation or text
     except Exception:  # whatever a stranger's template may raise
         return text
 

@@ -7,6 +7,7 @@ references: whatever op the compiler knows can be calibrated.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from itertools import groupby
@@ -107,7 +108,8 @@ class Activations:
             file = self._file(stage, name)
             data = np.ascontiguousarray(values[name], dtype=np.float32)
             try:
-                with file.open("r+b" if file.exists() else "w+b") as out:
+                # never truncated: several threads write their sequences side by side
+                with os.fdopen(os.open(file, os.O_RDWR | os.O_CREAT, 0o644), "r+b") as out:
                     out.seek(index * self.tokens * self.widths[name] * 4)
                     out.write(data.tobytes())
             except OSError as error:

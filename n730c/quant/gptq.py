@@ -25,6 +25,7 @@ SWEEPS = 2  # of coordinate descent
 _FACTORS = tuple(1.14 - 0.045 * i for i in range(13))  # of largest magnitude / largest level
 _FINE = 64  # levels from which on the scale hardly matters: few factors are tried
 _TINY = 1e-10
+_NORMAL = 1 << 23  # elements of the normal equations that are held at a time
 
 
 Parts = tuple[Tensor, ...]  # scales as the file holds them, each tensor with a row per row of the matrix
@@ -40,6 +41,11 @@ class ScaleCoding(Protocol):
 
     def round(self, wanted: Tensor) -> Parts:
         """The nearest that the file can hold to f32[rows, groups]."""
+        ...
+
+    @property
+    def shared(self) -> bool:
+        """Whether groups share a part of their scales, which then has to be settled before the first column."""
         ...
 
     def replace(self, parts: Parts, group: int, wanted: Tensor) -> Parts:
@@ -108,11 +114,11 @@ def _safe(scale: Tensor) -> Tensor:
     return torch.where(scale == 0, torch.full_like(scale, _TINY), scale)
 
 
-def search_scales(grid: Grid, w: Tensor, importance: Tensor) -> Tensor:
+def search_scales(grid: Grid, w: Tensor, importance: Tensor, every: int = 1) -> Tensor:
     """The scale of each row's group: least Σ importance · (w - scale · level)². ``w``: [rows, n], importance [n].
 
     From the largest magnitude over the range's end on downwards, each followed by the least-squares scale of the
-    levels it chose; for lopsided levels with both signs.
+    levels it chose; for lopsided levels with both signs. ``every``: only each such factor is tried.
     """
     extreme = w.gather(1, w.abs().argmax(1, keepdim=True))[:, 0]
     if len(grid.signs) == 1:
@@ -122,7 +128,7 @@ def search_scales(grid: Grid, w: Tensor, importance: Tensor) -> Tensor:
     chosen = torch.zeros_like(extreme)
     weighted = importance * w
     for sign in grid.signs:
-        for factor in _FACTORS if len(grid.levels) < _FINE else _FACTORS[2:5]:
+        for factor in _FACTORS[1::every] if len(grid.levels) < _FINE else _FACTORS[2:5]:
             scale = _safe(extreme * (sign * factor / top))
             level = grid.round(w / scale[:, None])
             product = (weighted * level).sum(1)
@@ -166,9 +172,12 @@ def _compensated(weight: Tensor, grid: Grid, order: Tensor, upper: Tensor) -> tu
     place[order] = torch.arange(cols)
     w = weight[:, order].contiguous()
     importance = 1 / upper.diagonal() ** 2
-    spans = [torch.arange(at, min(at + grid.group, cols)) for at in range(0, cols, grid.group)]
-    first = [search_scales(grid, weight[:, span], importance[place[span]]) for span in spans]
-    parts = grid.coding.round(torch.stack(first, 1))  # what groups share is settled here
+    first = torch.zeros(rows, -(-cols // grid.group))
+    if grid.coding.shared:
+        for i, at in enumerate(range(0, cols, grid.group)):
+            span = slice(at, at + grid.group)
+            first[:, i] = search_scales(grid, weight[:, span], importance[place[span]], every=3)
+    parts = grid.coding.round(first)
     index = torch.zeros(rows, cols, dtype=torch.long)
     at = 0
     while at < cols:
@@ -177,8 +186,7 @@ def _compensated(weight: Tensor, grid: Grid, order: Tensor, upper: Tensor) -> tu
         end = at + width
         block = upper[at:end, at:end]
         part = w[:, at:end]
-        if at:
-            parts = grid.coding.replace(parts, which, search_scales(grid, part, importance[at:end]))
+        parts = grid.coding.replace(parts, which, search_scales(grid, part, importance[at:end]))
         scale = _safe(grid.coding.values(parts)[:, which])
         errors = torch.empty_like(part)
         for j in range(width):
@@ -208,26 +216,36 @@ def _refit(weight: Tensor, index: Tensor, parts: Parts, grid: Grid, hessian: Ten
     """All scales of each row by least squares under H, kept where they lower the error once rounded for the file."""
     rows, cols = weight.shape
     scales = grid.coding.values(parts)
-    groups = scales.shape[1]
+    step = max(1, _NORMAL // scales.shape[1] ** 2)
+    wanted = torch.cat(
+        [
+            _best_scales(weight[at : at + step], grid.levels[index[at : at + step]], grid.group, hessian)
+            for at in range(0, rows, step)
+        ]
+    )
+    found = grid.coding.round(wanted if grid.coding.signed else torch.where(wanted > 0, wanted, scales))
     level = grid.levels[index]
-    pad = groups * grid.group - cols
+    before = _row_errors(weight - _spread(scales, grid, cols) * level, hessian)
+    after = _row_errors(weight - _spread(grid.coding.values(found), grid, cols) * level, hessian)
+    better = (after < before)[:, None]
+    return tuple(torch.where(better, new, old) for new, old in zip(found, parts, strict=True))
+
+
+def _best_scales(weight: Tensor, level: Tensor, group: int, hessian: Tensor) -> Tensor:
+    """The scales f32[rows, groups] with the least error under H, given the levels f32[rows, cols]."""
+    rows, cols = weight.shape
+    groups = -(-cols // group)
+    pad = groups * group - cols
     padded = torch.nn.functional.pad(level, (0, pad))
     target = torch.nn.functional.pad((weight @ hessian) * level, (0, pad)).view(rows, groups, -1).sum(2)
     normal = torch.empty(rows, groups, groups)
     wide = torch.nn.functional.pad(hessian, (0, pad))
     for g in range(groups):  # one group's product with H at a time: rows × cols floats
-        first = g * grid.group
-        own = padded[:, first : first + grid.group]
-        part = (own[:, : cols - first] @ wide[first : first + own.shape[1]][: cols - first]) * padded
-        normal[:, g] = part.view(rows, groups, -1).sum(2)
+        span = slice(g * group, min((g + 1) * group, cols))
+        normal[:, g] = ((level[:, span] @ wide[span]) * padded).view(rows, groups, -1).sum(2)
     diagonal = normal.diagonal(dim1=1, dim2=2)
     diagonal += 1e-6 * diagonal.mean(1, keepdim=True) + 1e-20
-    wanted = torch.linalg.solve(normal, target[..., None])[..., 0]
-    found = grid.coding.round(wanted if grid.coding.signed else torch.where(wanted > 0, wanted, scales))
-    before = _row_errors(weight - _spread(scales, grid, cols) * level, hessian)
-    after = _row_errors(weight - _spread(grid.coding.values(found), grid, cols) * level, hessian)
-    better = (after < before)[:, None]
-    return tuple(torch.where(better, new, old) for new, old in zip(found, parts, strict=True))
+    return torch.linalg.solve(normal, target[..., None])[..., 0]
 
 
 def _descend(weight: Tensor, index: Tensor, scales: Tensor, grid: Grid, hessian: Tensor, order: Tensor) -> Tensor:

@@ -20,6 +20,7 @@ class HalfScales:
     """An FP16 a group."""
 
     signed: bool = True
+    shared: bool = False
 
     def round(self, wanted: Tensor) -> Parts:
         return (wanted.clamp(-_HALF_MAX, _HALF_MAX).half(),)
@@ -38,6 +39,7 @@ class CodedGroups:
 
     fmt: Format
     signed: bool = False
+    shared: bool = True
 
     def round(self, wanted: Tensor) -> Parts:
         scales = round_scales(self.fmt, wanted.numpy())
