@@ -299,7 +299,9 @@ def build(options: Options, console: Console) -> dict[str, Any]:
             images, kernels = build_images(program.kernels, target.isa_level, tune=options.tune, progress=done)
             done(1, 1, "")
             meta = _provenance(options, precision, checkpoint, target) | {"kernels": kernels}
-            excess = package_size(program, plans, images, tokenizer, chat_section, meta) - (options.max_bytes or 1 << 63)
+            excess = package_size(program, plans, images, tokenizer, chat_section, meta) - (
+                options.max_bytes or 1 << 63
+            )
             if excess <= 0:
                 break
             if budget is None:

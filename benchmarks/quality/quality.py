@@ -106,7 +106,7 @@ class Subject:
         if path.exists():
             return path
         content = read_text(self.calibration)
-        template = read_chat_template(self.model)
+        template = read_chat_template(self.model)[0]
         windows = token_windows(self.model, content, template, self.graph.context, self.calibration_tokens)
         model = self.reference._model
         squares: dict[str, Any] = {}
@@ -280,7 +280,7 @@ class Assignments:
         plans = Planner(program, self.target, len(self.tokenizer), self.graph.context).plans(self.target.ram_bytes)
         path = self.subject.folder / "assignment.n730"
         encoded = _tensor_bytes(program, self.graph, self.subject.checkpoint, self.calibrated)
-        write_package(path, program, plans, (), encoded, self.tokenizer, "", {})
+        write_package(path, program, plans, (), encoded, self.tokenizer, b"", {})
         return self.subject.measured(path)
 
 

@@ -245,7 +245,8 @@ def _best_scales(weight: Tensor, level: Tensor, group: int, hessian: Tensor) -> 
         normal[:, g] = ((level[:, span] @ wide[span]) * padded).view(rows, groups, -1).sum(2)
     diagonal = normal.diagonal(dim1=1, dim2=2)
     diagonal += 1e-6 * diagonal.mean(1, keepdim=True) + 1e-20
-    return torch.linalg.solve(normal, target[..., None])[..., 0]
+    found: Tensor = torch.linalg.solve(normal, target[..., None])[..., 0]
+    return found
 
 
 def _descend(weight: Tensor, index: Tensor, scales: Tensor, grid: Grid, hessian: Tensor, order: Tensor) -> Tensor:

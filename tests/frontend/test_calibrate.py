@@ -98,7 +98,7 @@ def test_windows_are_of_one_length_and_spread_over_the_text() -> None:
     text = read_text(None)
     windows = token_windows(DEMO, text, "", 512, 2048)
     assert windows.shape == (4, 512) and len(np.unique(windows[:, :8], axis=0)) == 4
-    template = read_chat_template(DEMO)
+    template = read_chat_template(DEMO)[0]
     chats = token_windows(DEMO, text, template, 512, 2048)
     assert (chats[:2] == windows[::2]).all()
     start = 1  # <|im_start|>
@@ -112,7 +112,7 @@ def test_a_template_that_refuses_leaves_the_text_as_it_is() -> None:
     text = "some text " * 500
     for template in ("{{ raise_exception('no') }}", "{% broken", "{{ messages[9].content }}"):
         assert as_conversation(text, template) == text
-    assert as_conversation("short", read_chat_template(DEMO)) == "short"
+    assert as_conversation("short", read_chat_template(DEMO)[0]) == "short"
 
 
 def test_activations_are_quantized_as_the_runtime_does() -> None:
