@@ -41,6 +41,7 @@ class Precision(StrEnum):
     int4 = "int4"
     nl4 = "nl4"
     int3 = "int3"
+    nl2 = "nl2"
     int2 = "int2"
 
 

@@ -23,6 +23,7 @@ class Format(IntEnum):
     INT5 = 7
     NL4 = 8
     INT3 = 9
+    NL2 = 10
 
     @property
     def planes(self) -> tuple[int, ...]:
@@ -67,6 +68,7 @@ _PLANES = {
     Format.INT5: (4, 1),
     Format.NL4: (4,),
     Format.INT3: (2, 1),
+    Format.NL2: (2,),
 }
 
 

@@ -37,6 +37,7 @@ class KernelRates(BaseModel):
     int5: PositiveFloat
     nl4: PositiveFloat
     int3: PositiveFloat
+    nl2: PositiveFloat
 
 
 class Target(BaseModel):

@@ -17,6 +17,7 @@ PRECISIONS: dict[str, Format] = {
     "int4": Format.INT4,
     "nl4": Format.NL4,
     "int3": Format.INT3,
+    "nl2": Format.NL2,
     "int2": Format.INT2,
 }
 

@@ -25,8 +25,8 @@ def _symmetric(*positive: int) -> Array:
     return np.array([*(-x for x in reversed(positive)), *positive], np.int8)
 
 
-# The level of each field. NL4 and INT3: fitted to Gaussian and heavier-tailed weights in groups of 32 whose scale is
-# searched (least squared error); integers such that a group's sums of products fit the kernels' 16-bit lanes well.
+# The level of each field. NL4, INT3 and NL2: fitted to Gaussian and heavier-tailed weights in groups of 32 whose scale
+# is searched (least squared error); integers such that a group's sums of products fit the kernels' 16-bit lanes well.
 LEVELS: dict[Format, Array] = {
     Format.INT6: np.arange(-32, 32, dtype=np.int8),
     Format.INT5: np.arange(-16, 16, dtype=np.int8),
@@ -34,6 +34,7 @@ LEVELS: dict[Format, Array] = {
     Format.NL4: _symmetric(1, 4, 7, 10, 13, 17, 22, 29),
     Format.INT3: _symmetric(3, 9, 17, 29),
     Format.INT2: _symmetric(1, 3),
+    Format.NL2: _symmetric(2, 7),
 }
 
 

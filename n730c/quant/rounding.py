@@ -32,6 +32,7 @@ _DIVISORS = {
     Format.INT4: (7.0, -8.0, 7.5, -7.5, 8.0, -8.5),
     Format.NL4: (29.0, 31.0, 33.0, 35.5, 38.5, 27.0),
     Format.INT3: (29.0, 31.0, 33.5, 37.0, 41.0, 26.0),
+    Format.NL2: (7.0, 7.9, 8.8, 6.2, 5.4, 4.6),
     Format.INT2: (3.0, 3.4, 3.8, 2.6, 2.2, 1.8),
 }
 _SUPER_FACTORS = (1.0, 0.94, 0.88, 1.06)  # of the largest scale over the largest code
@@ -48,7 +49,7 @@ def _uneven_table(fmt: Format) -> F32:
     return nearest
 
 
-_UNEVEN = {fmt: _uneven_table(fmt) for fmt in (Format.NL4, Format.INT3)}
+_UNEVEN = {fmt: _uneven_table(fmt) for fmt in (Format.NL4, Format.INT3, Format.NL2)}
 
 
 def _nearest(fmt: Format, x: F32, scale: F32, out: F32) -> F32:

@@ -31,9 +31,9 @@ N730_FN void dot(int format, const uint8_t *w, const int8_t *const *x, int n, i3
 }
 
 #elif N730_SSSE3 /* pmaddubsw: sums of two products in 16 bits, of which some more fit in there; then in 32 */
-/* Quads whose sums fit 16 bits: of each, one lane has two products of at most most × 127. INT8: |w| is at most 128. */
+/* Quads whose sums fit 16 bits: of each, one lane has two products of at most most × 127. */
 N730_FN int quads_in_16_bits(int format) {
-    const int most = format == FORMAT_INT8 ? 128 : format_most(format);
+    const int most = format_most(format);
     return 8 * 2 * most * 127 < 32768 ? 8 : 4 * 2 * most * 127 < 32768 ? 4 : 2 * 2 * most * 127 < 32768 ? 2 : 1;
 }
 N730_FN void dot(int format, const uint8_t *w, const int8_t *const *x, int n, i32x8 s[][2]) {

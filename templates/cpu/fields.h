@@ -19,13 +19,16 @@ enum {
     FORMAT_INT5,
     FORMAT_NL4,
     FORMAT_INT3,
+    FORMAT_NL2,
     FORMATS
 };
 enum { TILE = 16, GROUP = 32 }; /* rows side by side; inputs that share a scale */
 
 
 /* Bits of the first plane, and of the second or 0. */
-N730_FN int first_plane(int format) { return format == FORMAT_INT8 ? 8 : format == FORMAT_INT2 || format == FORMAT_INT3 ? 2 : 4; }
+N730_FN int first_plane(int format) {
+    return format == FORMAT_INT8 ? 8 : format == FORMAT_INT2 || format == FORMAT_INT3 || format == FORMAT_NL2 ? 2 : 4;
+}
 N730_FN int second_plane(int format) {
     return format == FORMAT_INT6 ? 2 : format == FORMAT_INT5 || format == FORMAT_INT3 ? 1 : 0;
 }
@@ -34,23 +37,21 @@ N730_FN int format_bits(int format) { return first_plane(format) + second_plane(
 N730_FN int format_coded(int format) { return format >= FORMAT_INT6; }
 N730_FN int format_times(int format) { return format == FORMAT_INT2 || format == FORMAT_INT3 ? 2 : 1; }
 N730_FN int format_offset(int format) {
-    return format == FORMAT_INT8   ? 0
-           : format == FORMAT_INT6 ? 32
-           : format == FORMAT_INT5 ? 16
-           : format == FORMAT_INT4 ? 8
-           : format == FORMAT_INT2 ? 3
-                                   : 29;
+    static const uint8_t offsets[FORMATS] = {0, 0, 0, 0, 8, 3, 32, 16, 29, 29, 7};
+    return offsets[format];
 }
 /* The largest t: says how many products fit 16 bits. */
 N730_FN int format_most(int format) {
-    return format == FORMAT_NL4 ? 58 : format == FORMAT_INT3 ? 29 : (1 << format_bits(format)) - 1;
+    static const uint8_t most[FORMATS] = {0, 0, 0, 128, 15, 3, 63, 31, 58, 29, 14}; /* INT8: in magnitude */
+    return most[format];
 }
 /* t by field, of the formats whose levels are not evenly spaced; their fields have at most 4 bits. */
-N730_FN int format_uneven(int format) { return format == FORMAT_NL4 || format == FORMAT_INT3; }
+N730_FN int format_uneven(int format) { return format == FORMAT_NL4 || format == FORMAT_INT3 || format == FORMAT_NL2; }
 N730_FN const uint8_t *level_table(int format) {
     static const uint8_t nl4[16] = {0, 7, 12, 16, 19, 22, 25, 28, 30, 33, 36, 39, 42, 46, 51, 58};
     static const uint8_t int3[16] = {0, 6, 10, 13, 16, 19, 23, 29};
-    return format == FORMAT_NL4 ? nl4 : int3;
+    static const uint8_t nl2[16] = {0, 5, 9, 14};
+    return format == FORMAT_NL4 ? nl4 : format == FORMAT_INT3 ? int3 : nl2;
 }
 
 /* Quad j of one plane, of `bits` bits a field, in the bits from `at` on of each byte. */

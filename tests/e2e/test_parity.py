@@ -134,7 +134,7 @@ def test_only_rounding_is_lost(
     assert kl.mean() <= 1e-3
 
 
-@pytest.mark.parametrize("precision", ["bf16", "fp16", "int8", "int6", "int5", "int4", "nl4", "int3", "int2"])
+@pytest.mark.parametrize("precision", ["bf16", "fp16", "int8", "int6", "int5", "int4", "nl4", "int3", "nl2", "int2"])
 def test_threads_makers_and_levels_give_the_same_bits(precision: str, built: Built, tmp_path: Path) -> None:
     package = built("demo", precision)
     ids = held_out_ids(133)

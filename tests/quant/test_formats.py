@@ -12,7 +12,8 @@ from n730c.quant import CodedScales, dequantize, pack, round_scales, scale_value
 
 INTEGER = tuple(fmt for fmt in Format if fmt.is_integer)
 PADDING = {
-    Format.INT8: 0, Format.INT6: 32, Format.INT5: 16, Format.INT4: 8, Format.NL4: 7, Format.INT3: 3, Format.INT2: 1
+    Format.INT8: 0, Format.INT6: 32, Format.INT5: 16, Format.INT4: 8, Format.NL4: 7, Format.INT3: 3, Format.NL2: 1,
+    Format.INT2: 1
 }  # fmt: skip
 Scales = np.ndarray | CodedScales | None
 
@@ -136,6 +137,7 @@ def test_values_of_fields() -> None:
     assert values(Format.INT6, np.array([0, 32, 63], np.uint8)).tolist() == [-32, 0, 31]
     assert values(Format.INT5, np.array([0, 16, 31], np.uint8)).tolist() == [-16, 0, 15]
     assert values(Format.INT3, np.arange(8, dtype=np.uint8)).tolist() == [-29, -17, -9, -3, 3, 9, 17, 29]
+    assert values(Format.NL2, np.arange(4, dtype=np.uint8)).tolist() == [-7, -2, 2, 7]
     assert values(Format.NL4, np.array([0, 7, 8, 15], np.uint8)).tolist() == [-29, -1, 1, 29]
     assert values(Format.INT8, np.array([-127, 0, 127], np.int8)).tolist() == [-127, 0, 127]
 

@@ -74,7 +74,7 @@ def test_never_worse_than_the_plain_scale(fmt: Format, family: str, rows: int, c
 
 def test_the_search_pays() -> None:
     w = weights("normal", 256, 256)
-    gains = {Format.INT5: 0.9, Format.INT4: 0.8, Format.NL4: 0.9, Format.INT3: 0.9, Format.INT2: 0.7}
+    gains = {Format.INT5: 0.9, Format.INT4: 0.8, Format.NL4: 0.9, Format.INT3: 0.9, Format.NL2: 0.7, Format.INT2: 0.7}
     for fmt, gain in gains.items():
         error = ((dequantize(fmt, encode(w, fmt), *w.shape) - w) ** 2).mean()
         assert error < gain * ((plain(w, fmt) - w) ** 2).mean()

@@ -35,8 +35,8 @@ enum SectionKind : uint32_t {
     SUMS
 };
 
-enum class Format : uint8_t { F32, F16, BF16, INT8, INT4, INT2, INT6, INT5, NL4, INT3 };
-constexpr uint8_t LAST_FORMAT = static_cast<uint8_t>(Format::INT3);
+enum class Format : uint8_t { F32, F16, BF16, INT8, INT4, INT2, INT6, INT5, NL4, INT3, NL2 };
+constexpr uint8_t LAST_FORMAT = static_cast<uint8_t>(Format::NL2);
 enum class Layout : uint8_t { VECTOR, MATRIX };
 enum class BufferKind : uint8_t { F32, Q8 };
 enum class Scope : uint8_t { BODY, HEAD };
@@ -66,7 +66,7 @@ enum class Op : uint16_t {
 enum Action : uint16_t { LOAD = 1, RUN, READ, WAIT };
 
 constexpr const char *format_name(Format f) {
-    constexpr const char *names[] = {"f32", "f16", "bf16", "int8", "int4", "int2", "int6", "int5", "nl4", "int3"};
+    constexpr const char *names[] = {"f32", "f16", "bf16", "int8", "int4", "int2", "int6", "int5", "nl4", "int3", "nl2"};
     return names[static_cast<uint8_t>(f)];
 }
 
@@ -74,7 +74,7 @@ constexpr const char *format_name(Format f) {
 constexpr uint64_t matrix_bytes(Format f, uint64_t rows, uint64_t cols) {
     const uint64_t tiles = ceil_div(rows, TILE_ROWS);
     if (f == Format::F16 || f == Format::BF16) return tiles * TILE_ROWS * cols * 2;
-    constexpr uint8_t all_bits[] = {32, 16, 16, 8, 4, 2, 6, 5, 4, 3};
+    constexpr uint8_t all_bits[] = {32, 16, 16, 8, 4, 2, 6, 5, 4, 3, 2};
     const uint64_t fields = TILE_ROWS * GROUP * all_bits[static_cast<uint8_t>(f)] / 8;
     if (f >= Format::INT6) // a super-block: FP16 and eight codes of 4 bits a row
         return tiles * (ceil_div(cols, SUPER) * (TILE_ROWS * 2 + TILE_ROWS * 4) + ceil_div(cols, GROUP) * fields);
