@@ -1,6 +1,7 @@
 // What n730-exec can be told to do. Each returns the exit status; errors are thrown.
 #pragma once
 #include "model.h"
+#include "printer.h"
 #include "sampler.h"
 
 #include <optional>
@@ -13,10 +14,21 @@ struct GenerateOptions {
     std::optional<std::string> prompt, prompt_file, tokens_file; // one of them
     int64_t count = 128;                                         // tokens to generate at most
     SamplerOptions sampler;
-    bool ids = false;   // print token ids instead of text
-    bool stats = false; // to stderr, at the end
+    PrinterOptions printer;
+    bool chat = false;                 // the prompt is a user's message
+    std::optional<std::string> system; // with chat: the system message
+    bool stats = false;                // to stderr, at the end
 };
 int generate(const RunOptions &run, const GenerateOptions &options);
+
+struct ChatOptions {
+    int64_t count = 1 << 30; // tokens of an answer at most
+    SamplerOptions sampler;
+    PrinterOptions printer;
+    std::optional<std::string> system;
+    bool stats = false; // of each answer, to stderr
+};
+int talk(const RunOptions &run, const ChatOptions &options);
 
 struct BenchOptions {
     std::optional<int64_t> prompt_tokens, gen_tokens; // default: 128 and 64, less in a short context

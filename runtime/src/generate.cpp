@@ -1,9 +1,9 @@
 // The default command: a prompt in, text out as it comes.
 #include "commands.h"
+#include "conversation.h"
+#include "decoder.h"
 #include "progress.h"
-#include "status.h"
 #include "text.h"
-#include "tokenizer_decode.h"
 
 namespace n730 {
 
@@ -12,7 +12,13 @@ namespace {
 std::vector<int32_t> prompt_ids(const Model &model, const GenerateOptions &options) {
     if (options.tokens_file) return read_ids(*options.tokens_file, model.package.program.vocab);
     const std::string text = options.prompt ? *options.prompt : platform::read_all(*options.prompt_file);
-    return encode_text(model.tokenizer, text, true, options.prompt ? "the prompt" : *options.prompt_file);
+    const std::string name = options.prompt ? "the prompt" : *options.prompt_file;
+    if (!options.chat) return encode_text(model.tokenizer, text, true, name);
+    require_utf8(text, name);
+    Conversation conversation(read_chat(model.package));
+    if (options.system) conversation.set_system(*options.system);
+    conversation.add("user", text);
+    return encode_text(model.tokenizer, conversation.render(true), false, name);
 }
 
 void check_length(const Model &model, int64_t prompt, int64_t count) {
@@ -25,32 +31,6 @@ void check_length(const Model &model, int64_t prompt, int64_t count) {
                     "at most " + std::to_string(most) + " tokens", std::to_string(prompt),
                     most > 0 ? "Shorten it, or build with a larger --context." : "Build with a larger --context.");
 }
-
-// Prints tokens as ids, or as text that is never cut within a character.
-class Printer {
-  public:
-    Printer(const Tokenizer &tokenizer, bool ids) : tokenizer_(tokenizer), ids_(ids), stream_(tokenizer, true) {}
-    void token(int32_t id) {
-        if (ids_) {
-            put((first_ ? "" : " ") + std::to_string(id));
-            first_ = false;
-        } else if (!tokenizer_.is_special(id)) {
-            put(stream_.push(id));
-        }
-        put_flush();
-    }
-    void end() {
-        put(ids_ ? (first_ ? "" : "\n") : stream_.flush());
-        if (!ids_ && platform::stdout_is_tty()) put("\n");
-        put_flush();
-    }
-
-  private:
-    const Tokenizer &tokenizer_;
-    const bool ids_;
-    bool first_ = true;
-    TokenStream stream_; // the text goes on behind the prompt
-};
 
 struct Timing {
     double prefill = 0, decode = 0;  // seconds
@@ -74,78 +54,51 @@ void print_stats(const Model &model, const Timing &t) {
             "), waited for it " + format_number(model.reader.seconds_waited()) + " s");
 }
 
-const float *prefill(Model &model, const std::vector<int32_t> &ids) {
-    const uint64_t batches = ceil_div(ids.size(), model.plan().batch);
-    const bool by_bytes = model.reader.reads() > 0; // a single pass may take minutes
-    Progress progress("reading the prompt", by_bytes ? batches * model.reader.pass_bytes() : ids.size(),
-                      by_bytes ? "" : "tokens");
-    if (by_bytes) model.reader.watch([&] { progress.reach(model.reader.bytes_read()); });
-    const float *logits =
-        model.executor.forward(ids.data(), static_cast<int64_t>(ids.size()), 0, [&](int64_t done) {
-            if (!by_bytes) progress.reach(static_cast<uint64_t>(done));
-            return !platform::interrupted();
-        });
-    model.reader.watch(nullptr);
-    return logits;
-}
-
-// Samples and prints until the text ends; `logits` are those of the prompt's last token.
-void decode(Model &model, const GenerateOptions &options, const float *logits, Printer &printer, Timing &timing) {
-    Sampler sampler(model.executor.vocab(), options.sampler);
-    Status status(model.reader, model.plan().disk_bytes_per_s);
-    model.reader.watch([&] { status.draw(); });
-    const int64_t context = model.plan().context;
-    for (int64_t made = 0; logits != nullptr && made < options.count && !platform::interrupted();) {
-        const int32_t id = sampler.sample(logits);
-        if (model.tokenizer.is_eos(id)) break;
-        status.clear();
-        printer.token(id);
-        status.token();
-        if (++made == options.count) break;
-        if (timing.prompt + made == context) {
-            say("the context of " + std::to_string(context) + " tokens is full");
-            break;
-        }
-        status.draw();
-        logits = model.executor.body_and_last(&id, 1, timing.prompt + made - 1);
-        ++timing.decoded;
-    }
-}
-
 } // namespace
 
 int generate(const RunOptions &run, const GenerateOptions &options) {
     if (options.prompt) require_utf8(*options.prompt, "the prompt");
     Model model(run);
-    const std::vector<int32_t> ids = prompt_ids(model, options);
+    check_bias(model, options.sampler);
+    std::vector<int32_t> ids = prompt_ids(model, options);
     const int64_t prompt = static_cast<int64_t>(ids.size());
     check_length(model, prompt, options.count);
     model.load();
 
-    Printer printer(model.tokenizer, options.ids);
+    PrinterOptions printing = options.printer;
+    printing.continues = !options.chat;
+    Printer printer(model.tokenizer, model.executor.vocab(), printing);
+    Sampler sampler(model.executor.vocab(), options.sampler);
+    for (const int32_t id : ids) sampler.accept(id, false);
     Timing timing;
     timing.prompt = prompt;
     double start = platform::seconds();
     uint64_t bytes = 0;
+    Finish finish = Finish::INTERRUPTED;
+    int64_t done = 0, made = 0;
     const auto stop = [&] {
-        model.reader.watch(nullptr);
         timing.decode = platform::seconds() - start;
+        timing.decoded = static_cast<int64_t>(ids.size()) - prompt;
         timing.disk_bytes = model.reader.bytes_read() - bytes;
     };
     try {
-        const float *logits = prefill(model, ids);
+        const float *logits = prefill(model, ids, 0, done);
         timing.prefill = platform::seconds() - start;
         start = platform::seconds(), bytes = model.reader.bytes_read();
-        decode(model, options, logits, printer, timing);
+        DecodeOptions decoding;
+        decoding.count = options.count;
+        if (logits != nullptr) finish = decode(model, decoding, sampler, logits, printer, ids, made);
         stop();
+        if (finish == Finish::CONTEXT)
+            say("the context of " + std::to_string(model.plan().context) + " tokens is full");
     } catch (const Interrupted &) { // in the middle of a token; what was printed stays
         stop();
     } catch (...) {
         stop();
-        printer.end();
+        printer.end(finish);
         throw;
     }
-    if (options.count > 0) printer.end();
+    if (options.count > 0) printer.end(finish);
     if (options.stats) print_stats(model, timing);
     return platform::interrupted() ? EXIT_INTERRUPTED : 0;
 }

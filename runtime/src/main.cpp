@@ -65,6 +65,9 @@ template <class T> CLI::Option *add(CLI::App &app, const char *name, T &value, c
 struct CommandLine {
     RunOptions run;
     GenerateOptions generate;
+    ChatOptions chat;
+    std::vector<std::string> biases;
+    bool ids = false;
     BenchOptions bench;
     ScoreOptions score;
     ProbeOptions probe;
@@ -98,9 +101,48 @@ void add_run_options(CLI::App &app, CommandLine &line) {
         "auto; builtin: never the package's; sse2, ssse3, avx, avx2, avx512: as on a CPU with no more");
 }
 
+// ID=BIAS. False if malformed.
+bool parse_bias(const std::string &text, std::pair<int32_t, float> &bias) {
+    const char *const begin = text.data(), *const end = begin + text.size();
+    const auto id = std::from_chars(begin, end, bias.first);
+    if (id.ec != std::errc() || bias.first < 0 || id.ptr == end || *id.ptr != '=') return false;
+    char *rest = nullptr;
+    bias.second = std::strtof(id.ptr + 1, &rest);
+    return rest == end && rest != id.ptr + 1 && !std::isnan(bias.second);
+}
+
+// How the next token is chosen: the same for single texts and for conversations.
+void add_sampler_options(CLI::App &app, CommandLine &line, SamplerOptions &s, PrinterOptions &printer) {
+    const CLI::Validator text = require("some text", [](const std::string &given) { return !given.empty(); });
+    const CLI::Validator bias = require("ID=BIAS like 42=-1.5", [](const std::string &given) {
+        std::pair<int32_t, float> parsed;
+        return parse_bias(given, parsed);
+    });
+    add(app, "--temperature", s.temperature, "X", number(0, 1e6), "0: always the likeliest token")
+        ->capture_default_str();
+    add(app, "--top-k", s.top_k, "N", whole(0, MOST), "of the N likeliest tokens only (0: all)")->capture_default_str();
+    add(app, "--top-p", s.top_p, "X", number(0, 1), "of the likeliest tokens that together reach X")
+        ->capture_default_str();
+    add(app, "--min-p", s.min_p, "X", number(0, 1), "of tokens with at least X times the likeliest one's probability")
+        ->capture_default_str();
+    add(app, "--typical", s.typical, "X", number(0, 1), "of the tokens that together reach X, those first whose surprise is nearest to the expected")
+        ->capture_default_str();
+    add(app, "--repetition-penalty", s.repetition_penalty, "X", number(0.001, 1000),
+        "divides positive logits of tokens in the text, prompt included, by X and multiplies others")
+        ->capture_default_str();
+    add(app, "--frequency-penalty", s.frequency_penalty, "X", number(-100, 100),
+        "subtracted from the logit for each time that the token was generated")
+        ->capture_default_str();
+    add(app, "--presence-penalty", s.presence_penalty, "X", number(-100, 100),
+        "subtracted from the logits of tokens that were generated")
+        ->capture_default_str();
+    add(app, "--logit-bias", line.biases, "ID=BIAS", bias, "added to the logit of a token; may be given again");
+    add(app, "--seed", s.seed, "N", whole(0, INT64_MAX), "the same seed gives the same text")->capture_default_str();
+    add(app, "--stop", printer.stops, "TEXT", text, "end before this text; may be given again");
+}
+
 void add_generate_options(CLI::App &app, CommandLine &line) {
     GenerateOptions &g = line.generate;
-    SamplerOptions &s = g.sampler;
     auto *prompt = add(app, "--prompt", g.prompt, "TEXT", any(), "text to continue");
     auto *file = add(app, "--prompt-file", g.prompt_file, "FILE", any(), "the same from a file");
     auto *tokens = add(app, "--tokens", g.tokens_file, "FILE", any(), "the prompt as token ids in a file");
@@ -108,18 +150,25 @@ void add_generate_options(CLI::App &app, CommandLine &line) {
     tokens->excludes(prompt)->excludes(file);
     add(app, "-n", g.count, "N", whole(0, MOST), "tokens to generate at most (0: only read the prompt)")
         ->capture_default_str();
-    add(app, "--temperature", s.temperature, "X", number(0, 1e6), "0: always the likeliest token")
-        ->capture_default_str();
-    add(app, "--top-k", s.top_k, "N", whole(0, MOST), "of the N likeliest tokens only (0: all)")->capture_default_str();
-    add(app, "--top-p", s.top_p, "X", number(0, 1), "of the likeliest tokens that together reach X")
-        ->capture_default_str();
-    add(app, "--seed", s.seed, "N", whole(0, INT64_MAX), "the same seed gives the same text")->capture_default_str();
-    app.add_flag("--ids", g.ids, "print token ids instead of text");
+    add_sampler_options(app, line, g.sampler, g.printer);
+    app.add_flag("--chat", g.chat, "the prompt is a user's message: the model's chat template is put around it")
+        ->excludes(tokens);
+    add(app, "--system", g.system, "TEXT", any(), "with --chat: a system message in front of it");
+    auto *ids = app.add_flag("--ids", line.ids, "print token ids instead of text");
+    app.add_flag("--json", line.json, "print a line of JSON a token: id, text, logprob by the model alone; then the finish")
+        ->excludes(ids);
+    add(app, "--top-logprobs", g.printer.top, "N", whole(0, MOST), "with --json: the N likeliest tokens beside each");
     app.add_flag("--stats", g.stats, "speed and memory on stderr at the end");
 }
 
 int dispatch(const CLI::App &app, CommandLine &line) {
     if (!line.ram.empty()) parse_size(line.ram, line.run.ram);
+    for (const std::string &text : line.biases) {
+        std::pair<int32_t, float> bias;
+        parse_bias(text, bias);
+        line.generate.sampler.bias.push_back(bias);
+        line.chat.sampler.bias.push_back(bias);
+    }
     const std::vector<std::string> kernels = kernel_choices();
     line.run.kernels = KernelChoice(std::find(kernels.begin(), kernels.end(), line.kernels) - kernels.begin());
     if (app.got_subcommand("bench")) return bench(line.run, line.bench);
@@ -130,9 +179,14 @@ int dispatch(const CLI::App &app, CommandLine &line) {
     if (app.got_subcommand("render")) return render(line.run.package, line.messages_file);
     if (app.got_subcommand("info")) return info(line.run.package, line.run.ram, line.json);
     if (app.got_subcommand("verify")) return verify(line.run.package);
+    if (app.got_subcommand("chat")) return talk(line.run, line.chat);
     if (line.run.package.empty()) throw CLI::RequiredError("package");
     if (!line.generate.prompt && !line.generate.prompt_file && !line.generate.tokens_file)
         throw CLI::RequiredError("--prompt, --prompt-file or --tokens");
+    if (line.generate.system && !line.generate.chat) throw CLI::RequiredError("--chat, where --system is given,");
+    if (line.generate.printer.top > 0 && !line.json)
+        throw CLI::RequiredError("--json, where --top-logprobs is given,");
+    line.generate.printer.form = line.json ? Form::JSON : line.ids ? Form::IDS : Form::TEXT;
     return generate(line.run, line.generate);
 }
 
@@ -144,6 +198,17 @@ void build(CLI::App &app, CommandLine &line) {
     add(app, "package", line.run.package, "PKG", any(), "the .n730 file to run");
     add_generate_options(app, line);
     add_run_options(app, line);
+
+    auto *chat = app.add_subcommand("chat", "talk with the model, in the form of its chat template");
+    add_package(*chat, line);
+    add(*chat, "-n", line.chat.count, "N", whole(1, MOST), "tokens of an answer at most (default: as the context has room)");
+    add(*chat, "--system", line.chat.system, "TEXT", any(), "the system message");
+    add_sampler_options(*chat, line, line.chat.sampler, line.chat.printer);
+    chat->add_flag("--stats", line.chat.stats, "what each answer took, on stderr");
+    add_run_options(*chat, line);
+    chat->footer("Answers go to stdout, everything else to stderr. What is computed already is not computed again.\n"
+                 "Where a conversation takes more than three quarters of the context, its oldest exchanges are dropped\n"
+                 "until it takes half at most; the system message stays.");
 
     auto *bench = app.add_subcommand("bench", "measure speed and memory beside the plan's predictions");
     add_package(*bench, line);

@@ -58,6 +58,27 @@ bool stderr_is_tty();
 bool escapes_work(); // stdout and stderr are one terminal that understands ANSI escape sequences
 void catch_interrupt(); // from now on Ctrl-C sets a flag; a second one ends the process
 bool interrupted();
+// Forgets a Ctrl-C, so that the next one sets the flag again. False, and nothing is forgotten, if the process is to end.
+bool forget_interrupt();
+
+// What a user types. In raw mode keys come one by one and are not shown; otherwise lines.
+class Input {
+  public:
+    Input();
+    ~Input();
+    Input(const Input &) = delete;
+    Input &operator=(const Input &) = delete;
+    bool interactive() const; // a terminal
+    bool raw(bool on);        // false: it cannot be had
+    int byte();               // raw: the next, or -1 at the end of the input
+    bool ready(int milliseconds); // raw: comes a byte within that time?
+    bool line(std::string &text); // UTF-8 without the line's end; false at the end of the input. Throws Interrupted
+    int columns() const;
+
+  private:
+    struct State;
+    State *state_;
+};
 inline void cpu_pause() {
 #if defined(__x86_64__) || defined(__i386__)
     __builtin_ia32_pause();

@@ -8,11 +8,14 @@
 #include <cstdlib>
 #include <cstring>
 #include <fcntl.h>
+#include <poll.h>
 #include <pthread.h>
 #include <sched.h>
 #include <set>
+#include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
+#include <termios.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -250,10 +253,10 @@ bool escapes_work() {
 }
 
 namespace {
-volatile std::sig_atomic_t interrupt_flag = 0; // a signal handler can reach nothing else
+volatile std::sig_atomic_t interrupt_flag = 0; // the signal; a handler can reach nothing else
 
 void on_interrupt(int signal) {
-    interrupt_flag = 1;
+    interrupt_flag = signal;
     ::signal(signal, SIG_DFL);
 }
 } // namespace
@@ -263,6 +266,86 @@ void catch_interrupt() {
     std::signal(SIGTERM, on_interrupt); // unfinished files are removed on both
 }
 bool interrupted() { return interrupt_flag != 0; }
+bool forget_interrupt() {
+    if (interrupt_flag == SIGTERM) return false;
+    interrupt_flag = 0;
+    std::signal(SIGINT, on_interrupt);
+    return true;
+}
+
+struct Input::State {
+    bool terminal = false, raw = false, ended = false;
+    struct termios before = {};
+    std::string buffer;
+    size_t at = 0;
+
+    // False at the end of the input. Ctrl-C is looked for several times a second.
+    bool fill() {
+        while (!wait(100))
+            if (interrupted()) throw Interrupted();
+        char part[4096];
+        const ssize_t got = ::read(0, part, sizeof part);
+        buffer.assign(part, got > 0 ? static_cast<size_t>(got) : 0);
+        at = 0;
+        ended = got == 0 || (got < 0 && errno != EINTR && errno != EAGAIN);
+        return !ended;
+    }
+    bool wait(int milliseconds) const {
+        struct pollfd input = {0, POLLIN, 0};
+        return ::poll(&input, 1, milliseconds) > 0;
+    }
+};
+
+Input::Input() : state_(new State) {
+    const char *kind = std::getenv("TERM");
+    state_->terminal = ::isatty(0) == 1 && ::tcgetattr(0, &state_->before) == 0 && kind != nullptr &&
+                       *kind != '\0' && std::strcmp(kind, "dumb") != 0;
+}
+
+Input::~Input() {
+    raw(false);
+    delete state_;
+}
+
+bool Input::interactive() const { return ::isatty(0) == 1; }
+
+bool Input::raw(bool on) {
+    if (!state_->terminal) return false;
+    if (on == state_->raw) return true;
+    struct termios now = state_->before;
+    if (on) {
+        now.c_iflag &= ~static_cast<tcflag_t>(BRKINT | ICRNL | INPCK | ISTRIP | IXON);
+        now.c_lflag &= ~static_cast<tcflag_t>(ECHO | ICANON | IEXTEN | ISIG);
+        now.c_cc[VMIN] = 1;
+        now.c_cc[VTIME] = 0;
+    }
+    if (::tcsetattr(0, TCSADRAIN, &now) != 0) return false;
+    state_->raw = on;
+    return true;
+}
+
+int Input::byte() {
+    while (state_->at >= state_->buffer.size())
+        if (state_->ended || !state_->fill()) return -1;
+    return static_cast<unsigned char>(state_->buffer[state_->at++]);
+}
+
+bool Input::ready(int milliseconds) {
+    return state_->at < state_->buffer.size() || (!state_->ended && state_->wait(milliseconds));
+}
+
+bool Input::line(std::string &text) {
+    text.clear();
+    for (int c; (c = byte()) != '\n'; text += static_cast<char>(c))
+        if (c < 0) return !text.empty();
+    if (!text.empty() && text.back() == '\r') text.pop_back();
+    return true;
+}
+
+int Input::columns() const {
+    struct winsize size = {};
+    return ::ioctl(2, TIOCGWINSZ, &size) == 0 && size.ws_col > 0 ? size.ws_col : 80;
+}
 
 std::vector<std::string> start(int argc, char **argv) {
     // A closed standard stream must not become the number of a file opened later.

@@ -173,6 +173,48 @@ BOOL WINAPI on_console(DWORD event) {
 
 void catch_interrupt() { ::SetConsoleCtrlHandler(on_console, TRUE); }
 bool interrupted() { return interrupt_flag != 0; }
+bool forget_interrupt() {
+    ::InterlockedExchange(&interrupt_flag, 0);
+    return true;
+}
+
+// The console edits lines itself, with a history of its own.
+struct Input::State {
+    std::wstring pending;
+};
+
+Input::Input() : state_(new State) {}
+Input::~Input() { delete state_; }
+bool Input::interactive() const { return ::_isatty(0) != 0; }
+bool Input::raw(bool) { return false; }
+int Input::byte() { return -1; }
+bool Input::ready(int) { return false; }
+int Input::columns() const { return 80; }
+
+bool Input::line(std::string &text) {
+    text.clear();
+    if (!interactive()) {
+        for (int c; (c = std::fgetc(stdin)) != '\n'; text += static_cast<char>(c))
+            if (c == EOF) return !text.empty();
+    } else {
+        std::wstring &pending = state_->pending;
+        size_t end;
+        while ((end = pending.find(L'\n')) == std::wstring::npos) {
+            wchar_t part[1024];
+            DWORD got = 0;
+            if (!::ReadConsoleW(::GetStdHandle(STD_INPUT_HANDLE), part, 1024, &got, nullptr)) return false;
+            if (got == 0) throw Interrupted(); // Ctrl-C
+            pending.append(part, got);
+            if (pending.find(L'\x1a') != std::wstring::npos) return false; // Ctrl-Z
+        }
+        const int n = ::WideCharToMultiByte(CP_UTF8, 0, pending.data(), static_cast<int>(end), nullptr, 0, nullptr, nullptr);
+        text.resize(static_cast<size_t>(n));
+        ::WideCharToMultiByte(CP_UTF8, 0, pending.data(), static_cast<int>(end), &text[0], n, nullptr, nullptr);
+        pending.erase(0, end + 1);
+    }
+    if (!text.empty() && text.back() == '\r') text.pop_back();
+    return true;
+}
 
 std::vector<std::string> start(int, char **) {
     ::SetConsoleOutputCP(CP_UTF8);

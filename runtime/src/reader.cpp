@@ -141,7 +141,8 @@ template <class Done> bool Reader::sleep_until(int thread, uint32_t segment, Don
     std::unique_lock<std::mutex> lock(mutex_);
     waiters_.fetch_add(1);
     bool good;
-    while (!(good = done()) && !stopped_.load() && !platform::interrupted()) {
+    while (!(good = done()) && !stopped_.load() &&
+           (finish_passes_.load() || !platform::interrupted())) {
         arrived_.wait_for(lock, LOOK_AGAIN);
         if (thread != 0) continue;
         lock.unlock(); // a terminal may be slow

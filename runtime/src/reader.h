@@ -35,6 +35,9 @@ class Reader {
     // Thread `thread` needs none of the first `count` reads any more, counted through the passes.
     void release(int thread, uint64_t count);
 
+    // Whether Ctrl-C ends a wait at once, and with it all computing; otherwise a pass that has begun is finished.
+    void finish_passes(bool finish) { finish_passes_ = finish; }
+
     void fail(std::exception_ptr failure); // ends all reading and waiting
     void rethrow() const;                  // what went wrong first, if anything did
 
@@ -88,6 +91,7 @@ class Reader {
     std::exception_ptr failure_; // under mutex_
     std::function<void()> watcher_;
     bool said_slow_ = false;
+    std::atomic<bool> finish_passes_{false};
     double waited_ = 0;
     std::vector<std::thread> workers_;
 };
