@@ -37,6 +37,19 @@ class StepOp(IntEnum):
     EXPERT = 15
     COMBINE = 16
     GATE = 17
+    UNARY = 18
+    LAYER_NORM = 19
+
+
+class UnaryFunction(IntEnum):
+    """What UNARY computes of each element; SCALE and SOFTCAP with a number."""
+
+    GELU = 1
+    GELU_TANH = 2
+    RELU = 3
+    RELU_SQUARED = 4
+    SCALE = 5
+    SOFTCAP = 6
 
 
 class BufferKind(IntEnum):

@@ -163,6 +163,37 @@ def build(
 
 
 @app.command()
+def models(as_json: Annotated[bool, typer.Option("--json", help="print the list as JSON")] = False) -> None:
+    """List the families of models that are known to work: the tests build and run one of each."""
+    from n730c.families import FAMILIES
+
+    if as_json:
+        print(
+            json.dumps([{"name": f.name, "model_type": f.model_type, "has": f.exercises} for f in FAMILIES], indent=2)
+        )
+        return
+    table = Table("family", "model_type in config.json", "what is peculiar to it", box=None)
+    for family in FAMILIES:
+        table.add_row(family.name, family.model_type, family.exercises)
+    Console().print(table)
+
+
+@app.command("export-onnx")
+def export_onnx(
+    model: Annotated[Path, typer.Argument(help="a Hugging Face model folder")],
+    output: Annotated[Path | None, typer.Option("-o", "--output", help="file to write [default: MODEL.onnx]")] = None,
+) -> None:
+    """Write MODEL as an ONNX graph of one text: ids [s] to logits [s, vocab], in float32."""
+    try:
+        from n730c.onnx_export import export
+    except ModuleNotFoundError as error:
+        hint = "Run pip install 'n730c[onnx]'."
+        raise UsageError("export-onnx needs the onnx library", found=f"no module {error.name}", hint=hint) from None
+    for path in export(model, output or Path(f"{model.resolve().name}.onnx")):
+        errors.print(f"wrote {path}  ({show_size(path.stat().st_size)})", highlight=False, markup=False, soft_wrap=True)
+
+
+@app.command()
 def plan(
     source: Annotated[
         Path, typer.Argument(help="a Hugging Face folder (config.json is enough), a GGUF file or a .n730 file")

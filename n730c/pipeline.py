@@ -20,7 +20,7 @@ from n730c.dump import dump_value
 from n730c.errors import BudgetExceeded, UsageError
 from n730c.files import destination, dump_text, write_page
 from n730c.frontend.chat import Chat, check_chat, read_chat
-from n730c.frontend.checkpoint import Checkpoint
+from n730c.frontend.checkpoint import DEFAULT_CONTEXT, Checkpoint
 from n730c.frontend.gguf_file import is_gguf
 from n730c.frontend.model import load_model
 from n730c.frontend.source import text_folder
@@ -39,6 +39,7 @@ from n730c.mixed import (
 from n730c.package import package_size, validate, write_package
 from n730c.package.layout import MAGIC
 from n730c.passes import Pass, run_passes
+from n730c.passes.fold_slices import FoldSlices
 from n730c.passes.fuse_silu_mul import FuseSiluMul
 from n730c.passes.lower import lower
 from n730c.passes.plan import Planner, fit_context
@@ -49,11 +50,11 @@ from n730c.quant import encode, encode_vector, pack
 from n730c.runtime import run_runtime
 from n730c.target import Target
 
-DEFAULT_CONTEXT = 4096
 DEFAULT_PRECISION = "int4"  # where nothing can be measured: plans made from config.json alone
 _TRIES = 4  # until the package fits --max-size: what is not weights depends a little on the formats
 
 PASSES: tuple[Pass, ...] = (
+    FoldSlices(),  # first: it makes the linears that later passes see
     FuseSiluMul(),  # before lowering: one pass over the widest activations instead of two
 )
 
@@ -267,7 +268,7 @@ def build(options: Options, console: Console) -> dict[str, Any]:
     target = find_target(options.target, disk=output.parent)
     with text_folder(options.model) as texts, Stages(console) as stages:
         done = stages.begin("tracing the model")
-        graph, checkpoint = load_model(options.model)
+        graph, checkpoint = load_model(options.model, options.context)
         graph = run_passes(graph, PASSES, options.dump)
         done(1, 1, f"{len(graph.nodes)} nodes")
 
@@ -292,6 +293,8 @@ def build(options: Options, console: Console) -> dict[str, Any]:
                 _say_rounded(console, checkpoint.rounded_again(formats))
             program = lower(graph, formats, kv)
             context = choose_context(options.context, graph, program, ram_bytes)
+            if graph.tables_for not in (None, context):  # RoPE depends on the context, which memory has made shorter
+                graph = run_passes(load_model(options.model, context)[0], PASSES, options.dump)
             plans = Planner(program, target, len(tokenizer), context).plans(ram_bytes)
             done(1, 1, f"{plans[0].ram_bytes / 2**20:.0f} MiB of RAM")
 

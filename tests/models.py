@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from transformers import (
+    AutoConfig,
     AutoModelForCausalLM,
     LlamaConfig,
     MixtralConfig,
@@ -17,6 +18,8 @@ from transformers import (
     Qwen2MoeConfig,
     Qwen3MoeConfig,
 )
+
+from n730c.families import Family
 
 DEMO = Path(__file__).parent.parent / "examples" / "demo-model"
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja")
@@ -71,6 +74,24 @@ CONFIGS: dict[str, PretrainedConfig] = {
         num_experts=16, num_experts_per_tok=4, norm_topk_prob=False, max_position_embeddings=256, **_COMMON,
     ),
 }  # fmt: skip
+
+
+def make_family(folder: Path, family: Family, dtype: torch.dtype = torch.float16, seed: int = 0) -> Path:
+    """Write a small model of ``family`` with lively random weights and the demo's tokenizer to ``folder``."""
+    torch.manual_seed(seed)
+    model = AutoModelForCausalLM.from_config(AutoConfig.for_model(**family.config), dtype=torch.float32)
+    with torch.no_grad():
+        for name, tensor in model.named_parameters():
+            if tensor.ndim > 1:  # outputs as large as inputs, so that every layer counts
+                tensor.normal_(std=0.7 / tensor.shape[-1] ** 0.5)
+            elif name.endswith("bias"):
+                tensor.normal_(std=0.1)
+            else:
+                tensor.add_(torch.randn_like(tensor) * 0.1)
+    model.to(dtype).save_pretrained(folder)
+    for name in TOKENIZER_FILES:
+        shutil.copy(DEMO / name, folder / name)
+    return folder
 
 
 def make_model(folder: Path, kind: str, seed: int = 0) -> Path:

@@ -27,6 +27,7 @@ HOMES = {  # heavy libraries and the only parts that may load them
     "torch": ("frontend", "quant"),
     "transformers": ("frontend", "quant"),
     "tvm": ("codegen",),
+    "onnx": ("onnx_export",),
 }
 
 

@@ -37,6 +37,7 @@ from n730c.artifacts import (
     StepOp,
     Tensor,
     Tier,
+    UnaryFunction,
     segment_layout,
 )
 from n730c.chat_format import INTEGER_BIAS, ChatProgram, Op, write_chat
@@ -80,6 +81,7 @@ class Shape:
     bias: bool = True  # of q, k, v
     tied: bool = False  # the head is the embedding
     split_silu: bool = False  # SILU and MUL instead of SILU_MUL
+    other_ops: bool = False  # learned positions, LAYER_NORM with a bias, UNARY
     images: tuple[Isa, ...] = ()  # of bytes that are no code: never to be trusted
     context: int = 64
     batch: int = 8
@@ -223,6 +225,9 @@ def tiny_program(shape: Shape) -> Program:
     x = b.step(StepOp.EMBED, (), s.hidden, weight=embedding)
     if s.rows or s.slots:
         b.end_segment()
+    if s.other_ops:
+        learned = b.matrix("positions.weight", s.context, s.hidden)
+        x = b.step(StepOp.ADD, (x, b.step(StepOp.EMBED, (), s.hidden, weight=learned, ints=(1,))), s.hidden)
     frequencies = b.vector("rope.inv_freq", s.head_dim // 2)
     table = b.step(StepOp.ROPE_TABLE, (), s.head_dim, weight=frequencies, floats=(1.0,))
     b.end_segment()
@@ -250,6 +255,10 @@ def tiny_program(shape: Shape) -> Program:
             gated = b.step(StepOp.MUL, (b.step(StepOp.SILU, (gate,), s.ffn), up), s.ffn)
         else:
             gated = b.step(StepOp.SILU_MUL, (gate, up), s.ffn)
+        if s.other_ops:
+            more = {"weight": b.vector(f"layers.{i}.ln.weight", s.ffn), "bias": b.vector(f"layers.{i}.ln.bias", s.ffn)}
+            gated = b.step(StepOp.LAYER_NORM, (gated,), s.ffn, floats=(2.0**-17,), **more)
+            gated = b.step(StepOp.UNARY, (gated,), s.ffn, ints=(UnaryFunction.GELU,), floats=(0.0,))
         x = b.step(StepOp.ADD, (x, b.project(f"layers.{i}.down_proj", s.hidden, b.operand(gated))), s.hidden)
         b.end_segment()
     b.layer = NONE

@@ -8,16 +8,19 @@ error names the op and the module. No model's name or class is ever asked for.
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import fx
 
 from n730c.errors import UnsupportedModel
-from n730c.frontend.rewrites import TABLE
+from n730c.frontend.elementwise import settle
+from n730c.frontend.rewrites import OPTIONS, TABLE
 from n730c.frontend.trace import Trace
-from n730c.frontend.values import Act, Buffer, Ids, Unknown, Value, Weight, words
+from n730c.frontend.values import Act, Buffer, Ids, Numbers, Ones, Part, Unary, Unknown, Value, Weight, words
 from n730c.ir.core import Attr, Node, Op
 
 # Arguments that say how a tensor is stored, not what is in it; a type that matters shows in the result's.
@@ -41,20 +44,23 @@ class _Rewriter:
         self.nodes: list[Node] = []
         self.names: set[str] = set()
         self.shapes: dict[str, tuple[int, ...]] = {}
+        self.settled: dict[Any, Act] = {}  # what a value that stands for an activation became
+        self.node: fx.Node = next(iter(trace.program.graph.nodes))
 
     def run(self) -> tuple[list[Node], str, dict[str, tuple[int, ...]]]:
         graph = self.trace.program.graph
         output = next(node for node in reversed(graph.nodes) if node.op == "output")
-        live = _ancestors(output)
+        self.live = live = _ancestors(output)
         for node in graph.nodes:
             if node.op == "placeholder":
                 self.values[node] = self.placeholder(node)
             elif node.op == "call_function" and node in live:
                 self.values[node] = self.rewrite(node)
         results = [self.values[node] for node in output.all_input_nodes]
-        if len(results) != 1 or not isinstance(results[0], Act):
+        logits = self.act(results[0]) if len(results) == 1 else None
+        if logits is None:
             raise UnsupportedModel("output of the model", expected="logits [1, s, vocab]", found=words(results))
-        return self.nodes, results[0].name, self.shapes
+        return self.nodes, logits.name, self.shapes
 
     @property
     def context_length(self) -> int:
@@ -66,26 +72,49 @@ class _Rewriter:
         if node.name in signature.inputs_to_parameters:
             return Weight(signature.inputs_to_parameters[node.name], tuple(value.shape))
         if node.name in signature.inputs_to_buffers:
-            return Buffer(signature.inputs_to_buffers[node.name], tuple(value.shape))
+            name = signature.inputs_to_buffers[node.name]
+            if not value.shape and name in self.trace.tables:
+                return float(self.trace.tables[name].item())
+            return Buffer(name, tuple(value.shape))
+        if node.name in signature.inputs_to_lifted_tensor_constants:
+            return _numbers(self.trace.program.constants[signature.inputs_to_lifted_tensor_constants[node.name]])
         if node.name not in signature.user_inputs:
             return Unknown(node.name)
         return Ids() if isinstance(value, torch.Tensor) else value
 
     def rewrite(self, node: fx.Node) -> Value:
-        name = str(node.target).removesuffix(".default")
-        rewrite = TABLE.get(".".join(name.split(".")[:2]))
+        name = "getitem" if node.target is operator.getitem else str(node.target).removesuffix(".default")
+        family = ".".join(name.split(".")[:2])
+        rewrite = TABLE.get(family)
         arguments = [self.argument(argument) for argument in node.args]
-        known = rewrite is not None and set(node.kwargs) <= _STORAGE_KWARGS and _is_float32(node)
-        value = rewrite(self, node, *arguments) if rewrite and known else None
+        options = {key: value for key, value in node.kwargs.items() if key not in _STORAGE_KWARGS}
+        known = rewrite is not None and (not options or family in OPTIONS) and _is_float32(node)
+        if name.split(".")[1:2] and name.split(".")[1].endswith("_"):  # changes its first operand in place
+            known = known and _is_last_use(node)
+        self.node = node
+        value = rewrite(self, node, *arguments, **options) if rewrite and known else None
+        if isinstance(value, Unary) and len(self.live & node.users.keys()) > 1:
+            value = self.act(value)  # more than a step of one function: a value in its own right
         if value is None:
             where, kind = self.module(node)
             raise UnsupportedModel(
                 f"ATen op {name} in {where or 'the model'} ({kind}) is not understood",
                 expected="a pattern that the compiler's table knows (n730c/frontend/rewrites.py)",
                 found=f"operands {words(arguments)}",
-                hint="Use a model of the Llama or Qwen2 family.",
+                hint="Run n730c models to see what works.",
             )
         return value
+
+    def act(self, value: Value) -> Act | None:
+        if isinstance(value, Act):
+            return value
+        key = value.node if isinstance(value, Unary) else value if isinstance(value, Part) else None
+        if key is not None and key in self.settled:
+            return self.settled[key]
+        act = settle(self, value)
+        if act is not None and key is not None:
+            self.settled[key] = act
+        return act
 
     def argument(self, argument: Any) -> Value:
         if isinstance(argument, fx.Node):
@@ -107,13 +136,21 @@ class _Rewriter:
         rest = path.removeprefix(f"{self.trace.layers_path}.")
         return int(rest.split(".")[0]) if rest != path else None
 
+    def add_bias(self, act: Act, bias: Weight) -> bool:
+        node = self.nodes[-1]
+        if node.name != act.name or node.op is not Op.LINEAR or node.param("bias") is not None:
+            return False
+        self.shapes[bias.name] = bias.shape
+        self.nodes[-1] = replace(node, params=(*node.params, ("bias", bias.name)))
+        return True
+
     def emit(
         self,
         node: fx.Node,
         op: Op,
         inputs: Sequence[Act | Ids],
         width: int,
-        params: Mapping[str, Weight | Buffer] | None = None,
+        params: Mapping[str, Weight | Buffer | Ones] | None = None,
         attrs: Mapping[str, Attr] | None = None,
     ) -> Act:
         """Append an IR node and give its result. Its name: its module's where it has a weight, else its op's."""
@@ -135,6 +172,22 @@ class _Rewriter:
         roles = tuple((role, tensor.name) for role, tensor in (params or {}).items())
         self.nodes.append(Node(name, op, names, roles, tuple((attrs or {}).items()), width, layer, path))
         return Act(name, width)
+
+
+def _is_last_use(node: fx.Node) -> bool:
+    """Whether nothing reads the first operand of ``node`` after it."""
+    after, later = node.next, set[fx.Node]()
+    while after.op != "root":
+        later.add(after)
+        after = after.next
+    return isinstance(node.args[0], fx.Node) and not later & node.args[0].users.keys()
+
+
+def _numbers(tensor: torch.Tensor) -> Value:
+    """The values of a small tensor in the model's code; a plain number where it has no axes."""
+    if tensor.is_meta or tensor.numel() > 64:
+        return Unknown("a tensor")
+    return float(tensor.item()) if not tensor.shape else Numbers(tuple(tensor.reshape(-1).tolist()))
 
 
 def _is_float32(node: fx.Node) -> bool:

@@ -19,12 +19,14 @@ import numpy.typing as npt
 
 from n730c.dtypes import Format
 from n730c.errors import UnsupportedModel
+from n730c.ir.views import apply_view, stored_name, view_shape
 
 Array = npt.NDArray[np.float32]
 
 _FORMATS = {"F32": Format.F32, "F16": Format.F16, "BF16": Format.BF16}
 _OTHER_SIZES = {"BOOL": 1, "U8": 1, "I8": 1, "F8_E4M3": 1, "F8_E5M2": 1, "I16": 2, "U16": 2, "I32": 4, "U32": 4}
 _ITEM_BYTES = {**_OTHER_SIZES, "F32": 4, "F16": 2, "BF16": 2, "F64": 8, "I64": 8, "U64": 8}
+DEFAULT_CONTEXT = 4096  # tokens, where nobody asked for another number
 _MAX_HEADER = 100_000_000  # bytes, the limit of the safetensors library itself
 _PIECE = 2**24  # bytes
 _INDEX, _SINGLE = "model.safetensors.index.json", "model.safetensors"
@@ -90,11 +92,18 @@ class Checkpoint:
         return ()
 
     def shape(self, name: str) -> tuple[int, ...]:
-        return self._entry(name).shape
+        """The shape of a tensor, or of a view of one (``ir/views.py``). Raises UnsupportedModel if it does not fit."""
+        stored = self._entry(stored_name(name)).shape
+        try:
+            return view_shape(name, stored)
+        except ValueError as error:
+            raise UnsupportedModel(
+                f"tensor {stored_name(name)}: shape", expected=f"one for {error}", found=str(list(stored))
+            ) from None
 
     def format(self, name: str) -> Format:
         """Storage format; raises UnsupportedModel for a dtype that is not F32, F16 or BF16."""
-        entry = self._entry(name)
+        entry = self._entry(stored_name(name))
         if entry.dtype not in _FORMATS:
             raise UnsupportedModel(f"tensor {name}: dtype", expected=" or ".join(_FORMATS), found=entry.dtype)
         return _FORMATS[entry.dtype]
@@ -113,8 +122,10 @@ class Checkpoint:
         return RawTensor(fmt, bits)
 
     def tensor(self, name: str) -> Array:
-        """One tensor as float32, read now; same errors as ``raw``."""
-        return self.raw(name).to_float32()
+        """One tensor, or a view of one, as float32, read now; same errors as ``raw`` and ``shape``."""
+        self.shape(name)
+        values: Array = apply_view(name, self.raw(stored_name(name)).to_float32())
+        return values
 
     def rows(self, name: str, rows: slice) -> Array:
         """Some rows of a tensor as a matrix, all axes but the last one taken together; same errors as ``raw``."""

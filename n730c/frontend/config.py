@@ -19,8 +19,7 @@ from n730c.errors import UnsupportedModel
 MAX_LAYERS = 4096
 MAX_SIZE = 2**24
 MAX_ERROR = 240  # characters of a library's own message
-_LENGTH_DEPENDENT_ROPE = ("dynamic", "longrope")
-_ROPE_TYPES = ("default", *sorted(set(ROPE_INIT_FUNCTIONS) - {"default", *_LENGTH_DEPENDENT_ROPE}))
+_ROPE_TYPES = ("default", *sorted(set(ROPE_INIT_FUNCTIONS) - {"default"}))
 _SIZES = {
     **{"num_hidden_layers": MAX_LAYERS, "vocab_size": MAX_SIZE, "max_position_embeddings": MAX_SIZE},
     **{"hidden_size": MAX_SIZE, "intermediate_size": MAX_SIZE, "head_dim": MAX_SIZE},
@@ -34,8 +33,8 @@ _HINT = "Use the config.json that came with the weights."
 def read_config(settings: Mapping[str, Any]) -> Any:
     """The transformers configuration that config.json's ``settings`` describe; no code of the folder is executed.
 
-    Raises UnsupportedModel for an architecture that transformers does not know, weights that are quantized already,
-    settings that contradict each other, and RoPE whose frequencies change with the length of the text.
+    Raises UnsupportedModel for an architecture that transformers does not know, weights that are quantized already
+    and settings that contradict each other.
     """
     model_type = settings.get("model_type")
     if not isinstance(model_type, str) or model_type not in transformers.CONFIG_MAPPING:
@@ -43,7 +42,7 @@ def read_config(settings: Mapping[str, Any]) -> Any:
             f"unknown architecture {model_type!r} (model_type in config.json)",
             expected="one that transformers knows, such as llama or qwen2",
             found="code of its own, which is never executed" if "auto_map" in settings else "an unknown name",
-            hint="Use a model of the Llama or Qwen2 family.",
+            hint="Run n730c models to see what works.",
         )
     if settings.get("quantization_config"):
         raise UnsupportedModel(
@@ -118,13 +117,6 @@ def _check_rope(parameters: object) -> None:
     if not isinstance(parameters, Mapping):
         return
     kind = parameters.get("rope_type", parameters.get("type"))
-    if kind in _LENGTH_DEPENDENT_ROPE:
-        raise UnsupportedModel(
-            f"RoPE type '{kind}': its frequencies depend on the length of the text",
-            expected=f"fixed frequencies ({', '.join(_ROPE_TYPES)})",
-            found=repr(kind),
-            hint="Use a model with fixed RoPE frequencies.",
-        )
     if isinstance(kind, str) and kind not in (*_ROPE_TYPES, "mrope", "su"):  # the last two: older names, renamed later
         raise _wrong("rope_type", f"one of {', '.join(_ROPE_TYPES)}", kind)
     factor = parameters.get("factor")

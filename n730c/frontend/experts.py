@@ -16,7 +16,7 @@ from transformers.activations import ACT2FN
 from transformers.integrations.moe import ExpertsInterface, _default_apply_gate
 
 from n730c.errors import UnsupportedModel
-from n730c.frontend.values import Act, Layout, Value, Weight
+from n730c.frontend.values import Act, Value, Weight
 from n730c.ir.core import Op
 
 EXPERTS = "n730"  # the name under which transformers finds our function
@@ -84,7 +84,7 @@ class Gate:
 
 def _softmax(_: Any, node: fx.Node, x: Value, dim: int, *__: Value) -> Value:
     last = len(node.meta["val"].shape) - 1
-    return Chances(x) if isinstance(x, Act) and x.layout is Layout.ROWS and dim in (-1, last) else None
+    return Chances(x) if isinstance(x, Act) and x.rows and dim in (-1, last) else None
 
 
 def _topk(_: Any, __: fx.Node, x: Value, k: int, dim: int = -1, largest: bool = True, *___: Value) -> Value:
@@ -109,20 +109,20 @@ def _div(_: Any, __: fx.Node, x: Value, y: Value) -> Value:
 
 
 def _sigmoid(_: Any, __: fx.Node, x: Value) -> Value:
-    return Gate(x) if isinstance(x, Act) and x.layout is Layout.ROWS and x.width == 1 else None
+    return Gate(x) if isinstance(x, Act) and x.rows and x.width == 1 else None
 
 
 def gated(context: Any, node: fx.Node, a: Value, b: Value) -> Value:
     """A product with a gate: sigmoid of one number times every feature of the token."""
     for gate, x in ((a, b), (b, a)):
-        if isinstance(gate, Gate) and isinstance(x, Act) and x.layout is Layout.ROWS:
+        if isinstance(gate, Gate) and isinstance(x, Act) and x.rows:
             return context.emit(node, Op.GATE, [x, gate.x], x.width)
     return None
 
 
 def _experts(context: Any, node: fx.Node, x: Value, index: Value, weight: Value, gate_up: Value, down: Value) -> Value:
     match x, index, weight:
-        case Act(layout=Layout.ROWS), Chosen(part="indices"), Chosen(part="values"):
+        case Act(rows=True), Chosen(part="indices"), Chosen(part="values"):
             pass
         case _:
             return None
@@ -138,7 +138,7 @@ TABLE: Mapping[str, Callable[..., Value]] = {
     "n730.experts": _experts,
     "aten.softmax": _softmax,
     "aten.topk": _topk,
-    "<built-in function getitem>": _getitem,
+    "getitem": _getitem,
     "aten.sum": _sum,
     "aten.div": _div,
     "aten.div_": _div,

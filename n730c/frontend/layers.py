@@ -9,8 +9,10 @@ from n730c.errors import UnsupportedModel
 from n730c.frontend.buffers import buffer_values
 from n730c.frontend.canonicalize import canonicalize
 from n730c.frontend.trace import Trace
+from n730c.frontend.values import is_made
 from n730c.ir.core import Const, Graph, Node, Param
 from n730c.ir.ops import OPS
+from n730c.ir.views import renamed, stored_name
 
 Shapes = dict[str, tuple[int, ...]]
 Bind = Callable[[str], str]
@@ -28,7 +30,7 @@ def assemble(name: str, trace: Trace, bind: Bind) -> Graph:
             "torch.export cannot trace the model for texts of any length",
             expected="a forward pass that does not depend on the length",
             found=trace.one_length,
-            hint="Use a model of the Llama or Qwen2 family.",
+            hint="Run n730c models to see what works.",
         )
     if trace.context == 0:
         raise UnsupportedModel(
@@ -125,13 +127,17 @@ def _finish(name: str, trace: Trace, pairs: Sequence[_Pair], output: str, shapes
     for node, original in pairs:
         bound = []
         for (role, tensor), (_, traced) in zip(node.params, original.params, strict=True):
-            if role in OPS[node.op].consts:
+            if role in OPS[node.op].consts or is_made(tensor):
                 if tensor not in consts:
-                    consts[tensor] = Const(tensor, buffer_values(trace, traced, shapes[traced]))
+                    values = (
+                        (1.0,) * shapes[traced][0] if is_made(tensor) else buffer_values(trace, traced, shapes[traced])
+                    )
+                    consts[tensor] = Const(tensor, values)
                 bound.append((role, tensor))
             else:
-                stored = bind(tensor)
+                stored = renamed(tensor, bind(stored_name(tensor)))
                 params[stored] = Param(stored, shapes[traced])
                 bound.append((role, stored))
         nodes.append(replace(node, params=tuple(bound)))
-    return Graph(name, trace.vocab, trace.context, tuple(params.values()), tuple(consts.values()), tuple(nodes), output)
+    tables = tuple(params.values()), tuple(consts.values())
+    return Graph(name, trace.vocab, trace.context, *tables, tuple(nodes), output, tables_for=trace.tables_for)

@@ -6,24 +6,26 @@ emits an IR node — or None where it does not know these operands. A new family
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import replace
-from typing import Any, Protocol
 
-import torch
+import numpy as np
+from scipy import special
 from torch import fx
 
-from n730c.frontend import experts
+from n730c.frontend import elementwise, experts, rotary, shapes
+from n730c.frontend.elementwise import combine, emit_norm, unary
 from n730c.frontend.values import (
     Act,
     Angles,
     Buffer,
-    Half,
+    Context,
     Ids,
-    Layout,
     Length,
+    Mean,
     Norm,
+    Ones,
+    Part,
     Positions,
     Rotated,
     Value,
@@ -31,125 +33,8 @@ from n730c.frontend.values import (
     Waved,
     Weight,
 )
-from n730c.ir.core import Attr, Op
-
-_WHOLE = sys.maxsize  # how ATen spells "to the end" in a slice
-
-
-class Context(Protocol):
-    """What a rewrite may ask of the walk that calls it."""
-
-    @property
-    def context_length(self) -> int: ...
-
-    def emit(
-        self,
-        node: fx.Node,
-        op: Op,
-        inputs: Sequence[Act | Ids],
-        width: int,
-        params: Mapping[str, Weight | Buffer] | None = None,
-        attrs: Mapping[str, Attr] | None = None,
-    ) -> Act: ...
-
-    def module(self, node: fx.Node) -> tuple[str, str]: ...
-
-
-def _shape(node: fx.Node) -> tuple[Any, ...]:
-    return tuple(node.meta["val"].shape)
-
-
-def _token_axis(node: fx.Node) -> int | None:
-    """The one axis of symbolic size."""
-    axes = [axis for axis, size in enumerate(_shape(node)) if not isinstance(size, int)]
-    return axes[0] if len(axes) == 1 else None
-
-
-def _same(_: Context, __: fx.Node, x: Value, *___: Value) -> Value:
-    return x
-
-
-def _cast(_: Context, node: fx.Node, x: Value, *___: Value) -> Value:
-    """To FP32, which everything is already; or whole numbers to whole numbers."""
-    dtype = node.meta["val"].dtype
-    return x if dtype == torch.float32 or (dtype == torch.int64 and isinstance(x, Positions | Ids)) else None
-
-
-def _view(_: Context, node: fx.Node, x: Value, *__: Value) -> Value:
-    """view, reshape, unsqueeze, expand: only the shape changes; what it means depends on what ``x`` is."""
-    shape, axis = _shape(node), _token_axis(node)
-    if isinstance(x, Ids):
-        return x if axis == 1 and len(shape) == 2 else None
-    if isinstance(x, Positions):
-        return x if axis is not None and all(size == 1 for i, size in enumerate(shape) if i != axis) else None
-    if isinstance(x, Wave):
-        width = 2 * x.inv_freq.shape[0]
-        if axis is None or shape[-1] != width or any(size != 1 for i, size in enumerate(shape[:-1]) if i != axis):
-            return None
-        return replace(x, axis=axis, dims=len(shape))
-    flat = axis == 0 and len(shape) == 2
-    if not isinstance(x, Act) or not (flat or (axis == 1 and shape[0] == 1)) or x.layout is Layout.HEADS_FIRST:
-        return None
-    if len(shape) in (2, 3) and shape[-1] == x.width:  # experts see tokens without the batch's axis
-        return Act(x.name, x.width)
-    if len(shape) == 4 and shape[2] * shape[3] == x.width:
-        return Act(x.name, x.width, Layout.HEADS, shape[3])
-    return None
-
-
-def _transpose(_: Context, __: fx.Node, x: Value, a: int, b: int) -> Value:
-    swap = {Layout.HEADS: Layout.HEADS_FIRST, Layout.HEADS_FIRST: Layout.HEADS}
-    if isinstance(x, Act) and x.layout in swap and sorted((a % 4, b % 4)) == [1, 2]:
-        return replace(x, layout=swap[x.layout])
-    return None
-
-
-def _slice(_: Context, node: fx.Node, x: Value, dim: int = 0, lo: Any = None, hi: Any = None, step: int = 1) -> Value:
-    lo, hi = 0 if lo is None else lo, _WHOLE if hi is None else hi
-    if not isinstance(lo, int) or not isinstance(hi, int) or step != 1:
-        return None
-    if lo == 0 and hi == _WHOLE:
-        return x
-    if isinstance(x, Act) and x.head_dim and dim % 4 == 3 and x.head_dim % 2 == 0:
-        half = x.head_dim // 2
-        if (lo, min(hi, x.head_dim)) in ((0, half), (half, x.head_dim)):
-            return Half(x, second=lo == half)
-    return None
-
-
-def _cat(_: Context, node: fx.Node, parts: Value, dim: int = 0) -> Value:
-    match parts:
-        case [Half(x=x, second=True, negated=True), Half(x=y, second=False, negated=False)]:
-            return Rotated(x) if x == y and dim in (-1, 3) else None
-        case [Angles(doubled=False) as angles, Angles() as other]:
-            return replace(angles, doubled=True) if angles == other and dim in (-1, 2) else None
-    return None
-
-
-def _dropout(_: Context, __: fx.Node, x: Value, probability: float, training: bool) -> Value:
-    return None if training and probability else x
-
-
-def _neg(_: Context, __: fx.Node, x: Value) -> Value:
-    return replace(x, negated=True) if isinstance(x, Half) and not x.negated else None
-
-
-def _arange(_: Context, __: fx.Node, *bounds: Value) -> Value:
-    return Positions() if bounds in ((Length(),), (0, Length())) else None
-
-
-def _wave(function: str) -> Callable[..., Value]:
-    def rewrite(_: Context, node: fx.Node, x: Value) -> Value:
-        fits = isinstance(x, Angles) and x.doubled and _token_axis(node) == 1
-        return Wave(function, x.inv_freq, 1.0, axis=1, dims=3) if fits else None
-
-    return rewrite
-
-
-def _carries(x: Act, wave: Wave) -> bool:
-    """Whether a wave lies along the tokens and the whole heads of ``x``."""
-    axis = {Layout.HEADS: 1, Layout.HEADS_FIRST: 2}.get(x.layout)
-    return wave.dims == 4 and wave.axis == axis and x.head_dim == 2 * wave.inv_freq.shape[0]
+from n730c.ir.core import Op
+from n730c.ir.views import increased, transposed
 
 
 def _mul(context: Context, node: fx.Node, a: Value, b: Value) -> Value:
@@ -159,15 +44,17 @@ def _mul(context: Context, node: fx.Node, a: Value, b: Value) -> Value:
                 return Angles(right)
             case Wave(), float() | int():
                 return replace(left, scaling=left.scaling * right)
-            case Act(), Norm(stage="inverse", x=x) if x == left:
-                return replace(right, stage="normalized")
-            case Weight(), Norm(stage="normalized", x=x):
-                return context.emit(node, Op.RMS_NORM, [x], x.width, {"weight": left}, {"eps": right.eps})
-            case Act(), Wave(function="cos") if _carries(left, right):
-                return Waved(left, right)
-            case Rotated(), Wave(function="sin") if _carries(left.x, right):
-                return Waved(left.x, right)
-    return experts.gated(context, node, a, b) or _elementwise(context, node, Op.MUL, a, b)
+            case Act() | Mean(), Norm(stage="inverse", x=x) if x == left:
+                return replace(right, stage="normalized", node=node)
+            case Weight(), Norm(stage="normalized"):
+                return emit_norm(context, node, right, left)
+            case Act() | Rotated() | Part(), Wave():
+                return rotary.times_wave(left, right)
+    gated = experts.gated(context, node, a, b)
+    if gated is not None:
+        return gated
+    same = combine(node, a, b, lambda x, y: x * y)
+    return same if same is not None else _binary(context, node, Op.MUL, a, b)
 
 
 def _add(context: Context, node: fx.Node, a: Value, b: Value) -> Value:
@@ -175,100 +62,168 @@ def _add(context: Context, node: fx.Node, a: Value, b: Value) -> Value:
         match left, right:
             case Positions(), 0:
                 return left
+            case Weight(), float() | int():
+                return Weight(increased(left.name, float(right)), left.shape)
             case Norm(stage="mean"), float():
                 return replace(left, stage="variance", eps=right)
+            case Act(rows=True), Weight(shape=(width,)) if width == left.width:
+                return left if context.add_bias(left, right) else None
             case Waved(wave=Wave(function="cos")), Waved(wave=Wave(function="sin")):
-                if left.x == right.x and replace(left.wave, function="sin") == right.wave:
-                    return _emit_rope(context, node, left.x, left.wave)
-    return _elementwise(context, node, Op.ADD, a, b)
+                return rotary.turned(context, node, left, right)
+    same = combine(node, a, b, lambda x, y: x + y) if a != b else None
+    return same if same is not None else _binary(context, node, Op.ADD, a, b)
 
 
-def _emit_rope(context: Context, node: fx.Node, x: Act, wave: Wave) -> Act:
-    attrs = {"heads": x.heads, "head_dim": x.head_dim, "rotary_dim": x.head_dim, "scaling": float(wave.scaling)}
-    rope = context.emit(node, Op.ROPE, [x], x.width, {"inv_freq": wave.inv_freq}, attrs)
-    return replace(rope, layout=x.layout, head_dim=x.head_dim)
-
-
-def _elementwise(context: Context, node: fx.Node, op: Op, a: Value, b: Value) -> Value:
-    rows = all(isinstance(x, Act) and x.layout is Layout.ROWS for x in (a, b))
-    return context.emit(node, op, [a, b], a.width) if rows and a.width == b.width else None
-
-
-def _pow(_: Context, __: fx.Node, x: Value, exponent: Value) -> Value:
-    rows = isinstance(x, Act) and x.layout is Layout.ROWS
-    return Norm("square", x) if rows and exponent == 2 else None
-
-
-def _mean(_: Context, __: fx.Node, x: Value, dims: Value, keep: bool = False) -> Value:
-    fits = isinstance(x, Norm) and x.stage == "square" and dims in ([-1], [2]) and keep
-    return replace(x, stage="mean") if fits else None
-
-
-def _rsqrt(_: Context, __: fx.Node, x: Value) -> Value:
-    return replace(x, stage="inverse") if isinstance(x, Norm) and x.stage == "variance" else None
+def _binary(context: Context, node: fx.Node, op: Op, a: Value, b: Value) -> Value:
+    x, y = context.act(a), context.act(b)
+    if x is None or y is None or (x.dims, x.first, x.width, x.repeat) != (y.dims, y.first, y.width, y.repeat):
+        return None
+    return replace(x, name=context.emit(node, op, [x, y], x.width).name)
 
 
 def _embedding(context: Context, node: fx.Node, weight: Value, ids: Value, *_: Value) -> Value:
-    if not isinstance(weight, Weight) or not isinstance(ids, Ids):
+    if not isinstance(weight, Weight) or not isinstance(ids, Ids | Positions):
         return None
-    return context.emit(node, Op.EMBEDDING, [ids], weight.shape[1], {"weight": weight})
+    op = Op.EMBEDDING if isinstance(ids, Ids) else Op.POSITIONS
+    return context.emit(node, op, [Ids()], weight.shape[1], {"weight": weight})
 
 
 def _linear(context: Context, node: fx.Node, x: Value, weight: Value, bias: Value = None) -> Value:
-    rows = isinstance(x, Act) and x.layout is Layout.ROWS
-    if not rows or not isinstance(weight, Weight) or not isinstance(bias, Weight | None):
+    act = context.act(x)
+    if act is None or not act.rows or not isinstance(weight, Weight) or not isinstance(bias, Weight | None):
         return None
     params = {"weight": weight} | ({"bias": bias} if bias is not None else {})
-    return context.emit(node, Op.LINEAR, [x], weight.shape[0], params)
+    return context.emit(node, Op.LINEAR, [act], weight.shape[0], params)
 
 
-def _silu(context: Context, node: fx.Node, x: Value) -> Value:
-    rows = isinstance(x, Act) and x.layout is Layout.ROWS
-    return context.emit(node, Op.SILU, [x], x.width) if rows else None
-
-
-def _attention(context: Context, node: fx.Node, q: Value, k: Value, v: Value, scale: float, window: int) -> Value:
-    if not all(isinstance(x, Act) and x.layout is Layout.HEADS_FIRST for x in (q, k, v)):
+def _addmm(context: Context, node: fx.Node, bias: Value, x: Value, weight: Value) -> Value:
+    """bias + x · weight: a linear layer whose weight is stored the other way round."""
+    if not isinstance(weight, Weight) or len(weight.shape) != 2:
         return None
-    if not (q.head_dim == k.head_dim == v.head_dim and k.heads == v.heads):
+    return _linear(context, node, x, Weight(transposed(weight.name), weight.shape[::-1]), bias)
+
+
+def _matmul(context: Context, node: fx.Node, a: Value, b: Value) -> Value:
+    return _addmm(context, node, None, a, b) if isinstance(b, Weight) else rotary.matmul(context, node, a, b)
+
+
+def _layer_norm(
+    context: Context, node: fx.Node, x: Value, shape: Value, weight: Value = None, bias: Value = None,
+    eps: float = 1e-5, *_: Value,
+) -> Value:  # fmt: skip
+    act = context.act(x)
+    if act is None or shape != [act.axes[-1]] or not all(isinstance(w, Weight | None) for w in (weight, bias)):
+        return None
+    norm = Norm("normalized", Mean(act, taken=True), eps)
+    return emit_norm(context, node, norm, weight or Ones(act.axes[-1]), bias)
+
+
+def _rms_norm(
+    context: Context, node: fx.Node, x: Value, shape: Value, weight: Value = None, eps: Value = None
+) -> Value:
+    act = context.act(x)
+    if act is None or shape != [act.axes[-1]] or not isinstance(weight, Weight | None):
+        return None
+    norm = Norm("normalized", act, float(np.finfo(np.float32).eps) if eps is None else eps)
+    return emit_norm(context, node, norm, weight or Ones(act.axes[-1]))
+
+
+def _dropout(_: Context, __: fx.Node, x: Value, probability: float, training: bool) -> Value:
+    return None if training and probability else x
+
+
+def _attention(
+    context: Context, node: fx.Node, q: Value, k: Value, v: Value, scale: float, window: int, cap: float
+) -> Value:
+    q, k, v = (context.act(x) for x in (q, k, v))
+    if not all(x is not None and x.first and len(x.dims) == 2 for x in (q, k, v)):
+        return None
+    if not (q.head_dim == k.head_dim == v.head_dim and k.heads == v.heads and k.repeat == v.repeat):
+        return None
+    if q.repeat > 1 or q.heads % k.heads or k.repeat not in (1, q.heads // k.heads):
         return None
     window = min(window or context.context_length, context.context_length)
     attrs = {"heads": q.heads, "kv_heads": k.heads, "head_dim": q.head_dim, "scale": scale, "window": window}
+    if cap:
+        attrs["softcap"] = cap
     result = context.emit(node, Op.ATTENTION, [q, k, v], q.width, None, attrs)
-    return replace(result, layout=Layout.HEADS, head_dim=q.head_dim)
+    return replace(q, name=result.name, first=False)
 
 
-TABLE: Mapping[str, Callable[..., Value]] = {
-    **experts.TABLE,
+OPTIONS = {"aten.gelu"}  # ops whose keyword arguments the rewrite looks at
+_TABLE: Mapping[str, Callable[..., Value]] = {
     "aten.sym_size": lambda _, __, x, axis: Length() if isinstance(x, Ids) and axis == 1 else None,
     "aten.embedding": _embedding,
     "aten.linear": _linear,
-    "aten.silu": _silu,
+    "aten.addmm": _addmm,
+    "aten.matmul": _matmul,
+    "aten.mm": _matmul,
     "n730.attention": _attention,
-    # RMSNorm: weight · (x · rsqrt(mean(x²) + eps))
-    "aten.pow": _pow,
-    "aten.mean": _mean,
-    "aten.rsqrt": _rsqrt,
+    # Norms: weight · (x · rsqrt(mean(x²) + eps)), x perhaps less its mean
+    "aten.layer_norm": _layer_norm,
+    "aten.rms_norm": _rms_norm,
+    "aten.mean": elementwise.mean,
+    "aten.rsqrt": elementwise.rsqrt,
     # RoPE: x · cos + rotate_half(x) · sin, of positions × inverse frequencies
-    "aten.arange": _arange,
-    "aten.cos": _wave("cos"),
-    "aten.sin": _wave("sin"),
-    "aten.neg": _neg,
-    "aten.cat": _cat,
-    "aten.slice": _slice,
+    "aten.arange": rotary.arange,
+    "aten.cos": rotary.wave("cos"),
+    "aten.sin": rotary.wave("sin"),
+    "aten.neg": rotary.negate,
+    "aten.cat": rotary.concatenate,
+    "aten.stack": rotary.stack,
+    "aten.repeat_interleave": rotary.repeat_interleave,
+    # Functions of each element by itself
+    "aten.silu": unary(lambda x: x * special.expit(x)),
+    "aten.gelu": elementwise.gelu,
+    "aten.relu": unary(lambda x: np.maximum(x, 0)),
+    "aten.tanh": unary(np.tanh),
+    "aten.sigmoid": unary(special.expit),
+    "aten.erf": unary(special.erf),
+    "aten.square": unary(np.square),
+    "aten.div": elementwise.divide,
+    "aten.sub": elementwise.subtract,
+    "aten.pow": elementwise.power,
     # Parts of several patterns
     "aten.mul": _mul,
     "aten.add": _add,
+    "aten.add_": _add,
     # Nothing but another shape or type
-    "aten.view": _view,
-    "aten.reshape": _view,
-    "aten.unsqueeze": _view,
-    "aten.expand": _view,
-    "aten.transpose": _transpose,
-    "aten.to": _cast,
+    "aten.view": shapes.view,
+    "aten.reshape": shapes.view,
+    "aten.unsqueeze": shapes.view,
+    "aten.expand": shapes.view,
+    "aten.broadcast_to": shapes.view,
+    "aten.flatten": shapes.view,
+    "aten.transpose": shapes.transpose,
+    "aten.t": shapes.matrix_transpose,
+    "aten.permute": shapes.permute,
+    "aten.slice": shapes.slice_,
+    "aten.select": shapes.select,
+    "aten.split": shapes.split,
+    "aten.split_with_sizes": shapes.split,
+    "aten.chunk": shapes.chunk,
+    "getitem": shapes.getitem,
+    "aten.to": shapes.cast,
+    "aten.type_as": shapes.cast,
+    "aten.numpy_T": shapes.matrix_transpose,
     "aten.dropout": _dropout,
-    "aten.alias": _same,
-    "aten.contiguous": _same,
-    "aten.clone": _same,
-    "aten.detach": _same,
+    "aten.alias": shapes.same,
+    "aten.contiguous": shapes.same,
+    "aten.clone": shapes.same,
+    "aten.detach": shapes.same,
+    "aten.lift_fresh_copy": shapes.same,
+}
+
+
+def _either(first: Callable[..., Value], second: Callable[..., Value]) -> Callable[..., Value]:
+    def rewrite(*operands: Value, **options: Value) -> Value:
+        value = first(*operands)
+        return second(*operands, **options) if value is None else value
+
+    return rewrite
+
+
+TABLE = {
+    **_TABLE,
+    **{op: _either(rewrite, _TABLE[op]) if op in _TABLE else rewrite for op, rewrite in experts.TABLE.items()},
 }

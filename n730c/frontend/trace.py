@@ -12,18 +12,23 @@ import contextlib
 import copy
 import logging
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 import transformers
 from torch import nn
 from torch.export import Dim, ExportedProgram
+from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
+from transformers.conversion_mapping import get_model_conversion_mapping
+from transformers.core_model_loading import WeightRenaming
 from transformers.masking_utils import AttentionMaskInterface
+from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
 from n730c.errors import UnsupportedModel
+from n730c.frontend.checkpoint import DEFAULT_CONTEXT
 from n730c.frontend.config import error_text, not_a_model, read_config
 from n730c.frontend.experts import EXPERTS
 
@@ -47,19 +52,24 @@ class Trace:
     tied: tuple[tuple[str, ...], ...]  # groups of parameter names that share one tensor
     vocab: int
     context: int
-    config: Any  # the transformers configuration of the whole model
-    modules: Mapping[str, type[nn.Module]]  # classes by module path
+    tables_for: int | None  # tokens of context that tables were computed for; None: for any
+    tables: Mapping[str, torch.Tensor]  # what the model computed for itself when it was built, by buffer name
+    prefix: str  # path of the model without its head; some checkpoints leave it out of the names
+    rename: Callable[[str], str]  # from a name that some checkpoint has to the model's own
+    ignored: tuple[str, ...]  # patterns of stored tensors that older versions wrote and nobody reads
     one_length: str = ""  # why ``program`` holds for one length only: it serves to name what is not understood
 
 
 @torch.library.custom_op("n730::attention", mutates_args=())
-def _attention(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, scale: float, window: int) -> torch.Tensor:
+def _attention(
+    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, scale: float, window: int, softcap: float
+) -> torch.Tensor:
     """Causal attention as one opaque node: q [1, heads, s, d], k and v [1, kv_heads, s, d] → [1, s, heads, d]."""
     return q.new_empty(q.shape[0], q.shape[2], q.shape[1], v.shape[-1])
 
 
 @_attention.register_fake
-def _(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, scale: float, window: int) -> torch.Tensor:
+def _(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, scale: float, window: int, softcap: float) -> torch.Tensor:
     return q.new_empty(q.shape[0], q.shape[2], q.shape[1], v.shape[-1])
 
 
@@ -72,6 +82,7 @@ def _attention_function(
     scaling: float | None = None,
     dropout: float = 0.0,
     sliding_window: int | None = None,
+    softcap: float | None = None,
     **others: Any,
 ) -> tuple[torch.Tensor, None]:
     given = {name for name, value in others.items() if value is not None and value is not False}
@@ -83,15 +94,36 @@ def _attention_function(
     if unknown:
         raise UnsupportedModel(
             f"attention of layer {getattr(module, 'layer_idx', '?')} ({type(module).__name__})",
-            expected="causal attention with a scale and grouped query heads, nothing else",
+            expected="causal attention with a scale, a window, a softcap and grouped query heads, nothing else",
             found=", ".join(unknown),
         )
     scale = float(scaling) if scaling is not None else query.shape[-1] ** -0.5
-    return torch.ops.n730.attention(query, key, value, scale, int(sliding_window or 0)), None
+    return torch.ops.n730.attention(query, key, value, scale, int(sliding_window or 0), float(softcap or 0)), None
 
 
 transformers.AttentionInterface.register(ATTENTION, _attention_function)
 AttentionMaskInterface.register(ATTENTION, lambda *_, **__: None)
+
+
+@contextlib.contextmanager
+def _own_attention() -> Iterator[None]:
+    """Models that call torch's attention get ours, and no mask: then they say that it is causal, by a question about
+    the length, which torch's own function would not take."""
+    masks, functional = AttentionMaskInterface._global_mapping, cast(Any, nn.functional)
+    torch_attention = functional.scaled_dot_product_attention
+    before = masks["sdpa"]
+
+    def attention(q: Any, k: Any, v: Any, attn_mask: Any = None, dropout_p: float = 0.0, is_causal: Any = False) -> Any:
+        if attn_mask is not None or dropout_p or is_causal is False:
+            return torch_attention(q, k, v, attn_mask, dropout_p, is_causal)  # the table does not know it
+        return torch.ops.n730.attention(q, k, v, q.shape[-1] ** -0.5, 0, 0.0).transpose(1, 2)
+
+    masks["sdpa"] = lambda *_, **__: None
+    functional.scaled_dot_product_attention = attention
+    try:
+        yield
+    finally:
+        masks["sdpa"], functional.scaled_dot_product_attention = before, torch_attention
 
 
 @contextlib.contextmanager
@@ -113,21 +145,25 @@ def quiet() -> Iterator[None]:
             transformers.logging.enable_progress_bar()
 
 
-def trace(settings: Mapping[str, Any]) -> Trace:
+def trace(settings: Mapping[str, Any], length: int = DEFAULT_CONTEXT) -> Trace:
     """Trace the causal language model that config.json's ``settings`` describe; no code of the folder is executed.
 
+    ``length``: tokens that RoPE is made for where its frequencies depend on the length of the text.
     Raises UnsupportedModel for an architecture that transformers does not know, a configuration that does not
-    describe a model, RoPE whose frequencies change with the length of the text, and a model that torch cannot export.
+    describe a model, and a model that torch cannot export.
     """
     with quiet():
         config = read_config(settings)
-        config._attn_implementation = ATTENTION
-        config._experts_implementation = EXPERTS
         config.use_cache = False
-        model = _build(copy.deepcopy(config))
+        model = _build(config)
+        context = int(getattr(config, "max_position_embeddings", None) or 0)
+        tables_for, context = _fix_rope(model, length, context)
         layers_path, kinds, traced = _keep_one_layer_a_kind(model)
+        tables = {name: buffer for name, buffer in model.named_buffers() if not buffer.is_meta}
+        model.to("meta")
         tied = _untie(model)
-        program, one_length = _export(model)
+        with _own_attention(), _SlicesForLists():
+            program, one_length = _export(model)
     return Trace(
         program=program,
         layers_path=layers_path,
@@ -135,28 +171,102 @@ def trace(settings: Mapping[str, Any]) -> Trace:
         kinds=kinds,
         tied=tied,
         vocab=int(config.vocab_size),
-        context=getattr(config, "max_position_embeddings", None) or 0,
-        config=config,
-        modules={path: type(module) for path, module in model.named_modules()},
+        context=context,
+        tables_for=tables_for,
+        tables=tables,
+        prefix=str(getattr(model, "base_model_prefix", "")),
+        rename=_renaming(model),
+        ignored=tuple(getattr(model, "_keys_to_ignore_on_load_unexpected", None) or ()),
         one_length=one_length,
     )
 
 
+class _SlicesForLists(TorchFunctionMode):
+    """x[..., [-2]] becomes x[..., -2:-1]: on the meta device the list would be a tensor without values."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is torch.Tensor.__getitem__ and isinstance(args[1], tuple):
+            args = (args[0], tuple(self.slice(index) for index in args[1]))
+        return func(*args, **(kwargs or {}))
+
+    @staticmethod
+    def slice(index: Any) -> Any:
+        one = isinstance(index, list) and len(index) == 1 and type(index[0]) is int
+        return slice(index[0], None if index[0] == -1 else index[0] + 1) if one else index
+
+
+class _SmallTables(TorchFunctionMode):
+    """Within it a model is built without memory, but for the small tables that it computes: these get their values."""
+
+    MOST = 1 << 16  # elements
+    FACTORIES = (torch.arange, torch.tensor, torch.linspace, torch.ones, torch.zeros, torch.full)
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = dict(kwargs or {})
+        if func in self.FACTORIES and kwargs.get("device") in (None, torch.device("meta"), "meta"):
+            made = func(*args, **{**kwargs, "device": "meta"})
+            if made.numel() <= self.MOST:
+                return func(*args, **{**kwargs, "device": "cpu"})
+            return made
+        return func(*args, **kwargs)
+
+
 def _build(config: Any) -> nn.Module:
-    try:
-        with torch.device("meta"):
-            model = transformers.AutoModelForCausalLM.from_config(config, dtype=torch.float32, trust_remote_code=False)
-    except Exception as error:  # whatever else a model's constructor raises, the configuration is what was wrong
-        if isinstance(error, KeyError) and error.args == (ATTENTION,):
-            raise UnsupportedModel(
-                f"attention of the {config.model_type} model",
-                expected="one that goes through transformers' attention interface",
-                found="code of its own",
-                hint="Use a model of the Llama or Qwen2 family.",
-            ) from None
-        raise not_a_model(config.model_type, error) from None
-    result: nn.Module = model.eval()
-    return result
+    """The model on the meta device, with our attention, or with torch's where it does not let us."""
+    config = copy.deepcopy(config)
+    error: Exception | None = None
+    for attention in (ATTENTION, "sdpa"):
+        config._attn_implementation = attention
+        config._experts_implementation = EXPERTS
+        try:
+            with torch.device("meta"), _SmallTables():
+                model = transformers.AutoModelForCausalLM.from_config(
+                    config, dtype=torch.float32, trust_remote_code=False
+                )
+        except Exception as problem:  # whatever else a model's constructor raises, the configuration is what was wrong
+            error = error or problem
+            if isinstance(problem, KeyError) and problem.args == (ATTENTION,):
+                error = None
+                continue
+            break
+        result: nn.Module = model.eval()
+        return result
+    raise not_a_model(config.model_type, error or KeyError(ATTENTION)) from None
+
+
+def _fix_rope(model: nn.Module, length: int, context: int) -> tuple[int | None, int]:
+    """Give RoPE whose frequencies depend on the length of the text those of a text of ``length`` tokens, for good.
+
+    Returns that length, at most the context (None where nothing depends on it), and the context: "dynamic" RoPE
+    stretches it by its factor.
+    """
+    fixed: int | None = None
+    for module in model.modules():
+        kind = getattr(module, "rope_type", None)
+        if kind not in ("dynamic", "longrope"):
+            continue
+        module_any: Any = module
+        if kind == "dynamic":
+            context = int(context * module_any.config.rope_parameters["factor"])
+        fixed = min(length, context)
+        frequencies, module_any.attention_scaling = ROPE_INIT_FUNCTIONS[kind](
+            module_any.config, torch.device("cpu"), seq_len=fixed
+        )
+        module_any.register_buffer("inv_freq", frequencies, persistent=False)
+        module_any.rope_type = "default"  # or the length of each text would be looked at
+    return fixed, context
+
+
+def _renaming(model: Any) -> Callable[[str], str]:
+    """What transformers renames when it loads a checkpoint of an older layout."""
+    renames = [step for step in get_model_conversion_mapping(model) if type(step) is WeightRenaming]
+
+    def rename(name: str) -> str:
+        for step in renames:
+            name = step.rename_source_key(name)[0]
+        return name
+
+    return rename
 
 
 def _keep_one_layer_a_kind(model: nn.Module) -> tuple[str, tuple[int, ...], tuple[int, ...]]:
@@ -192,7 +302,12 @@ def _signature(layer: nn.Module) -> tuple[object, ...]:
         settings = {k: v for k, v in vars(module).items() if isinstance(v, int | float | str | list | tuple | None)}
         settings.pop("layer_idx", None)
         shapes = {name: tuple(p.shape) for name, p in module.named_parameters(recurse=False)}
-        parts.append((path, type(module), repr(sorted(settings.items())), repr(sorted(shapes.items()))))
+        tables = {
+            name: (tuple(b.shape), None if b.is_meta else b.reshape(-1).tolist())
+            for name, b in module.named_buffers(recurse=False)
+        }
+        facts = (settings, shapes, tables)
+        parts.append((path, type(module), *(repr(sorted(each.items())) for each in facts)))
     return tuple(parts)
 
 
@@ -256,5 +371,5 @@ def _untraceable(model: nn.Module, ids: torch.Tensor, error: Exception) -> Unsup
         f"behind ATen op {op.name.removesuffix('.default')}",
         expected="a forward pass that depends on neither data nor the length of the text",
         found=error_text(error),
-        hint="Use a model of the Llama or Qwen2 family.",
+        hint="Run n730c models to see what works.",
     )

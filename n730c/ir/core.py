@@ -17,11 +17,20 @@ class Op(Enum):
     """What a node computes; ``ops.py`` holds arity, shape rule and numpy reference of each."""
 
     EMBEDDING = "embedding"
+    POSITIONS = "positions"
     LINEAR = "linear"
+    SLICE = "slice"
     RMS_NORM = "rms_norm"
+    LAYER_NORM = "layer_norm"
     ROPE = "rope"
     ATTENTION = "attention"
     SILU = "silu"
+    GELU = "gelu"
+    GELU_TANH = "gelu_tanh"
+    RELU = "relu"
+    RELU_SQUARED = "relu_squared"
+    SCALE = "scale"
+    SOFTCAP = "softcap"
     MUL = "mul"
     ADD = "add"
     SILU_MUL = "silu_mul"
@@ -32,7 +41,7 @@ class Op(Enum):
 
 @dataclass(frozen=True)
 class Param:
-    """A tensor of the checkpoint, by the name it has there. ``shape``: as stored ([out, in] for linears)."""
+    """A tensor of the checkpoint, by the name it has there, or a view of one (``views.py``). Linears: [out, in]."""
 
     name: str
     shape: tuple[int, ...]
@@ -78,6 +87,7 @@ class Graph:
     nodes: tuple[Node, ...]
     output: str
     inputs: tuple[str, ...] = ("ids",)
+    tables_for: int | None = None  # tokens of context that consts were computed for; None: for any
     _by_name: dict[str, Node] = field(default_factory=dict, init=False, repr=False, compare=False, hash=False)
 
     def __post_init__(self) -> None:

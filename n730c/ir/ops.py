@@ -6,11 +6,13 @@ The references are the oracle for every kernel on every device: plain, unfused F
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
+from scipy import special
 
 from n730c.ir.core import Attr, Op
 
@@ -42,8 +44,11 @@ class OpSpec:
     params: tuple[str, ...] = ()  # roles of checkpoint tensors that must be there
     optional: tuple[str, ...] = ()  # roles that may be there
     consts: tuple[str, ...] = ()  # roles of tables that the compiler computed
-    attrs: Mapping[str, type] = field(default_factory=dict)
+    attrs: Mapping[str, type] = field(default_factory=dict)  # positive
+    natural: Mapping[str, type] = field(default_factory=dict)  # attributes that may be 0
+    may_have: Mapping[str, type] = field(default_factory=dict)  # positive attributes that may be left out
     takes_ids: bool = False  # the input is the graph's token ids i64[s]
+    takes_positions: bool = False  # of which only the number matters
 
 
 def _expect(what: str, expected: object, found: object) -> None:
@@ -51,7 +56,7 @@ def _expect(what: str, expected: object, found: object) -> None:
         raise ShapeMismatch(what, expected, found)
 
 
-# --- embedding, linear, rms_norm ---
+# --- embedding, linear, norms ---
 
 
 def _embedding_width(_: tuple[int, ...], shapes: Mapping[str, Shape], __: Mapping[str, Attr]) -> int:
@@ -61,6 +66,11 @@ def _embedding_width(_: tuple[int, ...], shapes: Mapping[str, Shape], __: Mappin
 
 def _embedding(inputs: tuple[Array, ...], params: Mapping[str, Array], _: Mapping[str, Attr]) -> Array:
     return params["weight"][inputs[0].astype(np.int64)]
+
+
+def _positions(inputs: tuple[Array, ...], params: Mapping[str, Array], _: Mapping[str, Attr]) -> Array:
+    """A learned vector for each position (Gehring et al. 2017)."""
+    return params["weight"][: len(inputs[0])].copy()  # a part would keep the whole alive
 
 
 def _linear_width(widths: tuple[int, ...], shapes: Mapping[str, Shape], _: Mapping[str, Attr]) -> int:
@@ -77,17 +87,46 @@ def _linear(inputs: tuple[Array, ...], params: Mapping[str, Array], _: Mapping[s
     return y + params["bias"] if "bias" in params else y
 
 
-def _rms_norm_width(widths: tuple[int, ...], shapes: Mapping[str, Shape], _: Mapping[str, Attr]) -> int:
-    _expect("shape of weight", (widths[0],), shapes["weight"])
+def _slice_width(widths: tuple[int, ...], _: Mapping[str, Shape], attrs: Mapping[str, Attr]) -> int:
+    blocks, first, count = (int(attrs[key]) for key in ("blocks", "first", "count"))
+    if widths[0] % blocks or first + count > widths[0] // blocks:
+        raise ShapeMismatch("slice", f"to lie in each of {blocks} blocks of {widths[0]} features", (first, count))
+    return blocks * count
+
+
+def _slice(inputs: tuple[Array, ...], _: Mapping[str, Array], attrs: Mapping[str, Attr]) -> Array:
+    """Of each of ``blocks`` equal blocks of features, ``count`` from ``first`` on."""
+    blocks, first, count = (int(attrs[key]) for key in ("blocks", "first", "count"))
+    x = inputs[0].reshape(len(inputs[0]), blocks, -1)[..., first : first + count]
+    return x.reshape(len(x), blocks * count)
+
+
+def _norm_width(widths: tuple[int, ...], shapes: Mapping[str, Shape], _: Mapping[str, Attr]) -> int:
+    """The weight is as wide as what is normed together: all features, or those of one head."""
+    _expect("number of dimensions of weight", 1, len(shapes["weight"]))
+    if widths[0] % shapes["weight"][0]:
+        raise ShapeMismatch("shape of weight", f"({widths[0]},) or a divisor of it", shapes["weight"])
+    if "bias" in shapes:
+        _expect("shape of bias", shapes["weight"], shapes["bias"])
     return widths[0]
 
 
 def _rms_norm(inputs: tuple[Array, ...], params: Mapping[str, Array], attrs: Mapping[str, Attr]) -> Array:
-    """Zhang & Sennrich 2019, equation 4, with eps inside the root."""
-    x = inputs[0]
+    """Zhang & Sennrich 2019, equation 4, with eps inside the root; each len(weight) features by themselves."""
+    x = inputs[0].reshape(len(inputs[0]), -1, len(params["weight"]))
     mean = np.mean(x * x, axis=-1, keepdims=True, dtype=np.float32)
     root: Array = np.sqrt(mean + np.float32(attrs["eps"]))
-    return params["weight"] * (x * (np.float32(1) / root))
+    return (params["weight"] * (x * (np.float32(1) / root))).reshape(inputs[0].shape)
+
+
+def _layer_norm(inputs: tuple[Array, ...], params: Mapping[str, Array], attrs: Mapping[str, Attr]) -> Array:
+    """Ba et al. 2016; each len(weight) features by themselves."""
+    x = inputs[0].reshape(len(inputs[0]), -1, len(params["weight"]))
+    x = x - np.mean(x, axis=-1, keepdims=True, dtype=np.float32)
+    variance = np.mean(x * x, axis=-1, keepdims=True, dtype=np.float32)
+    root: Array = np.sqrt(variance + np.float32(attrs["eps"]))
+    y: Array = params["weight"] * (x * (np.float32(1) / root))
+    return (y + params["bias"] if "bias" in params else y).reshape(inputs[0].shape)
 
 
 # --- rope, attention ---
@@ -102,15 +141,18 @@ def _rope_width(widths: tuple[int, ...], shapes: Mapping[str, Shape], attrs: Map
 
 
 def _rope(inputs: tuple[Array, ...], params: Mapping[str, Array], attrs: Mapping[str, Attr]) -> Array:
-    """Su et al. 2021 in the rotate-half form: dimension i turns with i + rotary_dim/2; the rest passes."""
+    """Su et al. 2021: dimension i turns with i + rotary_dim/2, or 2i with 2i + 1 (``pairs``); the rest passes."""
     x = inputs[0].reshape(len(inputs[0]), int(attrs["heads"]), int(attrs["head_dim"]))
     n = int(attrs["rotary_dim"]) // 2
     angle = np.arange(len(x), dtype=np.float32)[:, None] * params["inv_freq"]  # [s, n], rounded to FP32 on purpose
     scaling = np.float32(attrs["scaling"])
     cos = (np.cos(angle.astype(np.float64)).astype(np.float32) * scaling)[:, None, :]
     sin = (np.sin(angle.astype(np.float64)).astype(np.float32) * scaling)[:, None, :]
-    a, b = x[..., :n], x[..., n : 2 * n]
-    y = np.concatenate((a * cos - b * sin, b * cos + a * sin, x[..., 2 * n :]), axis=-1)
+    pairs = bool(attrs.get("pairs", False))
+    a, b = (x[..., : 2 * n : 2], x[..., 1 : 2 * n : 2]) if pairs else (x[..., :n], x[..., n : 2 * n])
+    turned = a * cos - b * sin, b * cos + a * sin
+    first = np.stack(turned, axis=-1).reshape(*a.shape[:-1], 2 * n) if pairs else np.concatenate(turned, axis=-1)
+    y = np.concatenate((first, x[..., 2 * n :]), axis=-1)
     return y.reshape(inputs[0].shape)
 
 
@@ -128,6 +170,7 @@ def _attention(inputs: tuple[Array, ...], _: Mapping[str, Array], attrs: Mapping
     """Causal scaled dot-product attention (Vaswani et al. 2017); query head h reads kv head h / (heads/kv_heads).
 
     A token sees itself and the ``window`` - 1 tokens before it; the model's whole context where there is no window.
+    ``softcap``: scores pass through cap · tanh(score / cap) (Gemma 2).
     """
     s = len(inputs[0])
     heads, kv_heads, head_dim = (int(attrs[key]) for key in ("heads", "kv_heads", "head_dim"))
@@ -140,6 +183,8 @@ def _attention(inputs: tuple[Array, ...], _: Mapping[str, Array], attrs: Mapping
     for head in range(heads):  # one head at a time keeps the memory at s x s floats
         kv = head // (heads // kv_heads)
         scores = (q[:, head] @ k[:, kv].T) * np.float32(attrs["scale"])
+        if "softcap" in attrs:
+            scores = softcap(scores, attrs["softcap"])
         scores[hidden] = -np.inf
         weights = np.exp(scores - scores.max(axis=-1, keepdims=True))
         out[:, head] = (weights / weights.sum(axis=-1, keepdims=True)) @ v[:, kv]
@@ -159,6 +204,30 @@ def silu(x: Array) -> Array:
     """x · sigmoid(x), elementwise (float32)."""
     with np.errstate(over="ignore"):  # exp(-x) may overflow to inf; then the quotient is the right zero
         return np.divide(x, np.float32(1) + np.exp(-x), dtype=np.float32)
+
+
+def gelu_tanh(x: Array) -> Array:
+    """Hendrycks & Gimpel 2016, the approximation with tanh (float32)."""
+    inner = np.float32(math.sqrt(2 / math.pi)) * (x + np.float32(0.044715) * (x * x * x))
+    y: Array = np.multiply(np.float32(0.5) * x, np.float32(1) + np.tanh(inner), dtype=np.float32)
+    return y
+
+
+def gelu(x: Array) -> Array:
+    """x · Φ(x), with the error function (float32)."""
+    wide = x.astype(np.float64)
+    y: Array = (wide * special.ndtr(wide)).astype(np.float32)
+    return y
+
+
+def softcap(x: Array, cap: Attr) -> Array:
+    """cap · tanh(x / cap): the identity near 0, never beyond ±cap (float32)."""
+    y: Array = np.float32(cap) * np.tanh(x / np.float32(cap))
+    return y
+
+
+def _relu(x: Array) -> Array:
+    return np.maximum(x, np.float32(0))
 
 
 # --- mixture of experts ---
@@ -220,22 +289,33 @@ def _gate(inputs: tuple[Array, ...], _: Mapping[str, Array], __: Mapping[str, At
 
 OPS: Mapping[Op, OpSpec] = {
     Op.EMBEDDING: OpSpec(1, _embedding_width, _embedding, params=("weight",), takes_ids=True),
+    Op.POSITIONS: OpSpec(1, _embedding_width, _positions, params=("weight",), takes_positions=True),
     Op.LINEAR: OpSpec(1, _linear_width, _linear, params=("weight",), optional=("bias",)),
-    Op.RMS_NORM: OpSpec(1, _rms_norm_width, _rms_norm, params=("weight",), attrs={"eps": float}),
+    Op.SLICE: OpSpec(1, _slice_width, _slice, attrs={"blocks": int, "count": int}, natural={"first": int}),
+    Op.RMS_NORM: OpSpec(1, _norm_width, _rms_norm, params=("weight",), attrs={"eps": float}),
+    Op.LAYER_NORM: OpSpec(1, _norm_width, _layer_norm, params=("weight",), optional=("bias",), attrs={"eps": float}),
     Op.ROPE: OpSpec(
         1,
         _rope_width,
         _rope,
         consts=("inv_freq",),
         attrs={"heads": int, "head_dim": int, "rotary_dim": int, "scaling": float},
+        may_have={"pairs": bool},
     ),
     Op.ATTENTION: OpSpec(
         3,
         _attention_width,
         _attention,
         attrs={"heads": int, "kv_heads": int, "head_dim": int, "scale": float, "window": int},
+        may_have={"softcap": float},
     ),
     Op.SILU: OpSpec(1, _same_width, lambda x, _, __: silu(x[0])),
+    Op.GELU: OpSpec(1, _same_width, lambda x, _, __: gelu(x[0])),
+    Op.GELU_TANH: OpSpec(1, _same_width, lambda x, _, __: gelu_tanh(x[0])),
+    Op.RELU: OpSpec(1, _same_width, lambda x, _, __: _relu(x[0])),
+    Op.RELU_SQUARED: OpSpec(1, _same_width, lambda x, _, __: _relu(x[0]) * _relu(x[0])),
+    Op.SCALE: OpSpec(1, _same_width, lambda x, _, a: x[0] * np.float32(a["factor"]), attrs={"factor": float}),
+    Op.SOFTCAP: OpSpec(1, _same_width, lambda x, _, a: softcap(x[0], a["cap"]), attrs={"cap": float}),
     Op.MUL: OpSpec(2, _same_width, lambda x, _, __: x[0] * x[1]),
     Op.ADD: OpSpec(2, _same_width, lambda x, _, __: x[0] + x[1]),
     Op.SILU_MUL: OpSpec(2, _same_width, lambda x, _, __: silu(x[0]) * x[1]),

@@ -23,15 +23,16 @@ from n730c.errors import InvalidIR
 from n730c.ir.core import Attr, Const, Graph, Node, Op, Param
 
 T = TypeVar("T")
-_WORD = re.compile(r"[A-Za-z0-9_./+-]+")
+_WORD = re.compile(r"[A-Za-z0-9_./+|-]+")
 _RESERVED = {"true", "false", "layer"}
-_TOKEN = re.compile(r'\s*("(?:[^"\\]|\\.)*"|[A-Za-z0-9_./+-]+|[%(){}\[\]=:,#])')
+_TOKEN = re.compile(r'\s*("(?:[^"\\]|\\.)*"|[A-Za-z0-9_./+|-]+|[%(){}\[\]=:,#])')
 
 
 def to_text(graph: Graph) -> str:
     """The text of ``graph``; ``parse(to_text(graph)) == graph`` for every graph that ``verify`` accepts."""
     inputs = ", ".join(f"%{_name(name)}" for name in graph.inputs)
-    lines = [f"graph {json.dumps(graph.name)} ({inputs}) vocab={graph.vocab} context={graph.context}"]
+    tables = "" if graph.tables_for is None else f" tables_for={graph.tables_for}"
+    lines = [f"graph {json.dumps(graph.name)} ({inputs}) vocab={graph.vocab} context={graph.context}{tables}"]
     lines += [f"param {_name(p.name)} : [{','.join(map(str, p.shape))}]" for p in graph.params]
     lines += [f"const {_name(c.name)} : [{', '.join(str(np.float32(v)) for v in c.values)}]" for c in graph.consts]
     lines += [_node_text(node) for node in graph.nodes]
@@ -71,6 +72,7 @@ def parse(text: str) -> Graph:
     head.take("graph")
     name, inputs = head.name(), head.items("(", ")", head.value_name)
     vocab, context = head.keyed_int("vocab"), head.keyed_int("context")
+    tables_for = head.keyed_int("tables_for") if head.tokens[head.at :] else None
     head.end()
     params: list[Param] = []
     consts: list[Const] = []
@@ -88,7 +90,7 @@ def parse(text: str) -> Graph:
     tail.take("return")
     output = tail.value_name()
     tail.end()
-    return Graph(name, vocab, context, tuple(params), tuple(consts), tuple(nodes), output, inputs)
+    return Graph(name, vocab, context, tuple(params), tuple(consts), tuple(nodes), output, inputs, tables_for)
 
 
 class _Line:

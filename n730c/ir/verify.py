@@ -43,6 +43,8 @@ def verify(graph: Graph) -> None:
             raise _fault(node, mismatch.what, mismatch.expected, mismatch.found) from None
         if width != node.width:
             raise _fault(node, "features of the result", width, node.width)
+        if spec.takes_positions and shapes[dict(node.params)["weight"]][0] < graph.context:
+            raise _fault(node, "rows of weight (the context)", graph.context, shapes[dict(node.params)["weight"]][0])
         if spec.takes_ids and shapes[dict(node.params)["weight"]][0] != graph.vocab:
             raise _fault(node, "rows of weight (the vocabulary)", graph.vocab, shapes[dict(node.params)["weight"]][0])
         widths[node.name] = width
@@ -65,9 +67,10 @@ def _check_inputs(graph: Graph, node: Node, spec: OpSpec, widths: dict[str, int]
     if len(node.inputs) != spec.arity:
         raise _fault(node, "number of inputs", spec.arity, len(node.inputs))
     for name in node.inputs:
-        if spec.takes_ids and name not in graph.inputs:
+        takes_ids = spec.takes_ids or spec.takes_positions
+        if takes_ids and name not in graph.inputs:
             raise _fault(node, "input", "the token ids " + " ".join(f"%{i}" for i in graph.inputs), f"%{name}")
-        if not spec.takes_ids and name not in widths:
+        if not takes_ids and name not in widths:
             raise _fault(node, "input", "a value defined by an earlier node", f"%{name}")
 
 
@@ -78,19 +81,24 @@ def _check_params(graph: Graph, node: Node, spec: OpSpec) -> None:
         raise _fault(node, "params", " ".join(sorted(required)) or "none", " ".join(roles) or "none")
     params, consts = {p.name for p in graph.params}, {c.name for c in graph.consts}
     for role, name in node.params:
-        kind, known = ("const", consts) if role in spec.consts else ("param", params)
+        # A norm without a weight of its own gets a const of ones.
+        kind, known = ("const", consts) if role in spec.consts else ("param", params | consts)
         if name not in known:
             raise _fault(node, role, f"a {kind} of the graph", name)
 
 
 def _check_attrs(node: Node, spec: OpSpec) -> None:
     keys = [key for key, _ in node.attrs]
-    if sorted(keys) != sorted(spec.attrs):
-        raise _fault(node, "attributes", " ".join(sorted(spec.attrs)) or "none", " ".join(keys) or "none")
+    needed = {**spec.attrs, **spec.natural}
+    types = {**needed, **spec.may_have}
+    if len(keys) != len(set(keys)) or not needed.keys() <= set(keys) <= types.keys():
+        raise _fault(node, "attributes", " ".join(sorted(needed)) or "none", " ".join(keys) or "none")
     for key, value in node.attrs:
-        if type(value) is not spec.attrs[key]:
-            raise _fault(node, f"type of {key}", spec.attrs[key].__name__, type(value).__name__)
-        if not isinstance(value, bool) and not (math.isfinite(value) and value > 0):
+        if type(value) is not types[key]:
+            raise _fault(node, f"type of {key}", types[key].__name__, type(value).__name__)
+        if not isinstance(value, bool) and not (
+            math.isfinite(value) and (value > 0 or (key in spec.natural and value == 0))
+        ):
             raise _fault(node, key, "a positive number", value)
 
 

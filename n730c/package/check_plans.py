@@ -7,7 +7,7 @@ from bisect import bisect_left, insort
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
 
-from n730c.artifacts import PIECE, Buffer, BufferKind, Cache, Scope, Tier
+from n730c.artifacts import PIECE, Buffer, BufferKind, Cache, Scope, StepOp, Tier
 from n730c.dtypes import TILE_ROWS, Format, matrix_bytes
 from n730c.errors import PackageError
 from n730c.package import layout as lay
@@ -55,9 +55,12 @@ def check_plans(
     spans = lives(steps, buffers, program)
     uses = segment_uses(segments, tensors, steps, program.head_first)
     token_bytes = [Buffer(BufferKind(b.kind), Scope(b.scope), b.width).token_bytes for b in buffers]
+    positions = min((tensors[s.weight].rows for s in steps if s.op == StepOp.EMBED and s.p0), default=MAX_DIM)
     first_event = 0
     for i, plan in enumerate(plans):
         _check_numbers(i, plan)
+        if plan.context > positions:
+            raise _fail(i, "context", f"at most the {positions} positions that have a row", plan.context)
         if i and plan.arena_bytes > plans[i - 1].arena_bytes:
             raise _fail(i, "order of plans", "no more arena bytes than the one before", plan.arena_bytes)
         if plan.first_event != first_event or plan.event_count > len(events) - first_event:

@@ -40,7 +40,10 @@ def segment_uses(
             segment = tensors[tensor].segment
             first[segment] = min(first[segment], i)
             last[segment] = i
-            (embeds if step.op == StepOp.EMBED else others).add(segment)
+            if step.op == StepOp.EMBED:
+                embeds.add(segment)
+            if step.op != StepOp.EMBED or step.p0:  # rows of positions are not rows of ids
+                others.add(segment)
             if i >= head_first:
                 in_head.add(segment)
             if i < expert_end:

@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from n730c.artifacts import NONE, BufferKind, Scope, StepOp
+from n730c.artifacts import NONE, BufferKind, Scope, StepOp, UnaryFunction
 from n730c.dtypes import TILE_ROWS, Format
 from n730c.errors import PackageError
 from n730c.package import layout as lay
@@ -27,14 +27,14 @@ class Form(NamedTuple):
 
 
 FORMS: dict[StepOp, Form] = {
-    StepOp.EMBED: Form(inputs=0, weight=True, in_head=False),
+    StepOp.EMBED: Form(inputs=0, weight=True, ints=1, in_head=False),
     StepOp.RMS_NORM: Form(weight=True, floats=1),
     StepOp.QUANTIZE: Form(),
     StepOp.LINEAR: Form(weight=True, bias=True, ints=1),
     StepOp.ROPE_TABLE: Form(inputs=0, weight=True, floats=1, in_head=False),
-    StepOp.ROPE: Form(inputs=2, ints=3, in_head=False, in_place=(0,)),
+    StepOp.ROPE: Form(inputs=2, ints=4, in_head=False, in_place=(0,)),
     StepOp.KV_STORE: Form(inputs=2, out=False, ints=1, in_head=False),
-    StepOp.ATTENTION: Form(ints=2, floats=1, in_head=False),
+    StepOp.ATTENTION: Form(ints=2, floats=2, in_head=False),
     StepOp.SILU_MUL: Form(inputs=2, in_place=(0, 1)),
     StepOp.ADD: Form(inputs=2, in_place=(0, 1)),
     StepOp.MUL: Form(inputs=2, in_place=(0, 1)),
@@ -44,6 +44,8 @@ FORMS: dict[StepOp, Form] = {
     StepOp.EXPERT: Form(inputs=2, ints=2, in_head=False),
     StepOp.COMBINE: Form(inputs=2, ints=1, in_head=False),
     StepOp.GATE: Form(inputs=2, in_head=False, in_place=(0,)),
+    StepOp.UNARY: Form(ints=1, floats=1, in_place=(0,)),
+    StepOp.LAYER_NORM: Form(weight=True, bias=True, floats=1),
 }
 # What the tokens of one expert go through, between EXPERT and COMBINE.
 GROUPED = (StepOp.QUANTIZE, StepOp.LINEAR, StepOp.SILU_MUL, StepOp.ADD, StepOp.MUL, StepOp.SILU)
@@ -141,14 +143,16 @@ def _shapes(
     form = FORMS[op]
     weight = tensors[step.weight] if form.weight else None
     is_vector = weight is not None and weight.layout == 0
-    f0 = lay.FLOATS.unpack(step.floats)[0]
+    f0, f1 = lay.FLOATS.unpack(step.floats)[:2]
     kinds = [BufferKind.F32] * form.inputs  # of the inputs
     out_kind = BufferKind.F32
     widths: list[int]  # of the inputs
     out_width = buffers[step.out].width if form.out else 0  # elementwise ops: it sets the others
     match op:
         case StepOp.EMBED:
-            if weight is None or is_vector or weight.rows != program.vocab:
+            if step.p0 not in (0, 1):
+                return f"what is looked up (expected 0 or 1, found {step.p0})"
+            if weight is None or is_vector or (step.p0 == 0 and weight.rows != program.vocab):
                 return f"weight (expected a matrix of {program.vocab} rows)"
             widths, out_width = [], weight.cols
         case StepOp.LINEAR:
@@ -160,10 +164,12 @@ def _shapes(
                 return f"first row (expected a multiple of {TILE_ROWS} with room in {out_width}, found {step.p0})"
             if step.bias != NONE and (tensors[step.bias].layout, tensors[step.bias].cols) != (0, weight.rows):
                 return f"bias (expected a vector of {weight.rows})"
-        case StepOp.RMS_NORM:
-            if weight is None or not is_vector:
-                return "weight (expected a vector)"
-            widths, out_width = [weight.cols], weight.cols
+        case StepOp.RMS_NORM | StepOp.LAYER_NORM:
+            if weight is None or not is_vector or out_width % weight.cols:
+                return f"weight (expected a vector whose width divides {out_width})"
+            if step.bias != NONE and (tensors[step.bias].layout, tensors[step.bias].cols) != (0, weight.cols):
+                return f"bias (expected a vector of {weight.cols})"
+            widths = [out_width]
             if f0 <= 0:
                 return f"eps (expected > 0, found {f0})"
         case StepOp.ROPE_TABLE:
@@ -176,6 +182,8 @@ def _shapes(
             heads, head_dim, rotary = step.p0, step.p1, step.p2
             if heads < 1 or head_dim < 1 or not 2 <= rotary <= head_dim or rotary % 2:
                 return f"heads, head_dim, rotary_dim (found {heads}, {head_dim}, {rotary})"
+            if step.p3 not in (0, 1):
+                return f"pairing (expected 0 or 1, found {step.p3})"
             out_width = heads * head_dim
             widths = [out_width, rotary]
         case StepOp.KV_STORE | StepOp.ATTENTION:
@@ -185,6 +193,8 @@ def _shapes(
             heads = cache.kv_heads if op is StepOp.KV_STORE else step.p1
             if heads < 1 or heads % cache.kv_heads:
                 return f"heads (expected a multiple of {cache.kv_heads}, found {heads})"
+            if op is StepOp.ATTENTION and f1 < 0:
+                return f"cap of the scores (expected at least 0, found {f1})"
             if op is StepOp.ATTENTION and step.p0 not in stored:
                 return f"cache {step.p0} is read before it is stored"
             out_width = heads * cache.head_dim
@@ -206,6 +216,12 @@ def _shapes(
                 kinds[0] = out_kind = BufferKind(buffers[step.in0].kind)
             if not 0 <= step.p0 < experts:
                 return f"expert (expected < {experts}, found {step.p0})"
+        case StepOp.UNARY:
+            if not 1 <= step.p0 <= len(UnaryFunction) or (step.p0 < UnaryFunction.SCALE and any(step.floats)):
+                return f"function and its number (found {step.p0}, {f0})"
+            if step.p0 == UnaryFunction.SOFTCAP and f0 <= 0:
+                return f"cap (expected > 0, found {f0})"
+            widths = [out_width]
     for j, (kind, width) in enumerate(zip(kinds, widths, strict=True)):
         found = buffers[(step.in0, step.in1, step.in2)[j]]
         if (found.kind, found.width) != (kind, width):
@@ -278,8 +294,8 @@ def check_program(program: ProgramRecord, steps: Sequence[StepRecord], buffers: 
     logits = buffers[program.logits]
     if (logits.kind, logits.scope, logits.width) != (BufferKind.F32, Scope.HEAD, program.vocab):
         raise fail("logits buffer", f"F32, HEAD, width {program.vocab}", logits)
-    if not any(step.op == StepOp.LINEAR and step.out == program.logits for step in steps):
-        raise fail("logits buffer", "written by a LINEAR step", "none")
+    if not any(step.out == program.logits for step in steps):
+        raise fail("logits buffer", "written by a step", "none")
     if any(program.zeros):
         raise fail("reserved bytes of PROGRAM", "zeros", program.zeros.hex())
 

@@ -131,7 +131,7 @@ def _step(r: StepRecord) -> Step:
         out=r.out,
         weight=r.weight,
         bias=r.bias,
-        ints=(r.p0, r.p1, r.p2)[: form.ints],
+        ints=(r.p0, r.p1, r.p2, r.p3, r.p4, r.p5)[: form.ints],
         floats=lay.FLOATS.unpack(r.floats)[: form.floats],
         layer=r.layer,
         kernel=r.kernel,

@@ -21,6 +21,7 @@ from n730c.artifacts import (
     Step,
     StepOp,
     Tensor,
+    UnaryFunction,
     block_name,
     segment_layout,
 )
@@ -33,6 +34,15 @@ from n730c.passes.lower_experts import lower_experts
 # blocks of rows. Large enough for one read to be worth its while, small enough that a ring of a few takes little RAM.
 SEGMENT_BYTES = 8 << 20
 
+_UNARY = {
+    Op.GELU: UnaryFunction.GELU,
+    Op.GELU_TANH: UnaryFunction.GELU_TANH,
+    Op.RELU: UnaryFunction.RELU,
+    Op.RELU_SQUARED: UnaryFunction.RELU_SQUARED,
+    Op.SCALE: UnaryFunction.SCALE,
+    Op.SOFTCAP: UnaryFunction.SOFTCAP,
+}
+_NORMS = {Op.RMS_NORM: StepOp.RMS_NORM, Op.LAYER_NORM: StepOp.LAYER_NORM}
 _ELEMENTWISE = {
     **{Op.ADD: StepOp.ADD, Op.MUL: StepOp.MUL, Op.SILU: StepOp.SILU, Op.SILU_MUL: StepOp.SILU_MUL},
     Op.GATE: StepOp.GATE,
@@ -138,10 +148,15 @@ class _Lowering:
         if node.op is Op.EMBEDDING:
             weight = self.tensor(params["weight"], layer)
             step = Step(StepOp.EMBED, (), self.buffer(BufferKind.F32, node.width), weight=weight, layer=layer)
-        elif node.op is Op.RMS_NORM:
+        elif node.op is Op.POSITIONS:
             weight = self.tensor(params["weight"], layer)
             out = self.buffer(BufferKind.F32, node.width)
-            step = Step(StepOp.RMS_NORM, inputs, out, weight=weight, floats=(float(attrs["eps"]),), layer=layer)
+            step = Step(StepOp.EMBED, (), out, weight=weight, layer=layer, ints=(1,))
+        elif node.op in _NORMS:
+            weight = self.tensor(params["weight"], layer)
+            bias = self.tensor(params["bias"], layer) if "bias" in params else NONE
+            out, eps = self.buffer(BufferKind.F32, node.width), (float(attrs["eps"]),)
+            step = Step(_NORMS[node.op], inputs, out, weight=weight, bias=bias, floats=eps, layer=layer)
         elif node.op is Op.LINEAR:
             fmt = self.formats[params["weight"]]
             source = self.q8(inputs[0], layer) if fmt.is_integer else inputs[0]
@@ -152,7 +167,7 @@ class _Lowering:
             step = self.linear(params, *blocks[-1], source, out, layer)
         elif node.op is Op.ROPE:
             table = self.rope_table(params["inv_freq"], float(attrs["scaling"]), layer)
-            ints = (int(attrs["heads"]), int(attrs["head_dim"]), int(attrs["rotary_dim"]))
+            ints = tuple(int(attrs.get(key, 0)) for key in ("heads", "head_dim", "rotary_dim", "pairs"))
             step = Step(StepOp.ROPE, (*inputs, table), self.buffer(BufferKind.F32, node.width), ints=ints, layer=layer)
         elif node.op is Op.ATTENTION:
             q, k, v = inputs
@@ -162,13 +177,17 @@ class _Lowering:
             self.steps.append(Step(StepOp.KV_STORE, (k, v), NONE, ints=(cache,), layer=layer))
             out = self.buffer(BufferKind.F32, node.width)
             which = (cache, int(attrs["heads"]))
-            step = Step(StepOp.ATTENTION, (q,), out, ints=which, floats=(float(attrs["scale"]),), layer=layer)
+            floats = (float(attrs["scale"]), float(attrs.get("softcap", 0)))
+            step = Step(StepOp.ATTENTION, (q,), out, ints=which, floats=floats, layer=layer)
         elif node.op is Op.ROUTE:
             kept = (int(attrs["top_k"]), int(attrs["normalized"]))
             step = Step(StepOp.ROUTE, inputs, self.buffer(BufferKind.F32, node.width), ints=kept, layer=layer)
         elif node.op is Op.EXPERTS:
             self.values[node.name] = lower_experts(self, inputs, params, layer)
             return
+        elif node.op in _UNARY:
+            out, number = self.buffer(BufferKind.F32, node.width), float(next(iter(attrs.values()), 0.0))
+            step = Step(StepOp.UNARY, inputs, out, ints=(_UNARY[node.op],), floats=(number,), layer=layer)
         elif node.op in _ELEMENTWISE:
             step = Step(_ELEMENTWISE[node.op], inputs, self.buffer(BufferKind.F32, node.width), layer=layer)
         else:

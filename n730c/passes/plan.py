@@ -140,8 +140,11 @@ class Planner:
     @cached_property
     def row_segment(self) -> int | None:
         """The segment that holds an embedding and nothing else, used by EMBED alone; None: there is none."""
-        embeds = {s.weight for s in self.program.steps if s.op is StepOp.EMBED}
-        others = {t for s in self.program.steps if s.op is not StepOp.EMBED for t in (s.weight, s.bias)}
+        by_id = [s.op is StepOp.EMBED and s.ints != (1,) for s in self.program.steps]
+        embeds = {s.weight for s, is_row in zip(self.program.steps, by_id, strict=True) if is_row}
+        others = {
+            t for s, is_row in zip(self.program.steps, by_id, strict=True) if not is_row for t in (s.weight, s.bias)
+        }
         for i, segment in enumerate(self.program.segments):
             tensor = self.program.tensors[segment.first_tensor]
             alone = segment.tensor_count == 1 and segment.first_tensor in embeds - others

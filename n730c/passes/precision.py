@@ -56,8 +56,8 @@ def assign_uniform(graph: Graph, precision: str) -> Mapping[str, Format]:
         for role, name in node.params:
             if node.op is Op.LINEAR and role == "weight" and any(user.op is Op.ROUTE for user in users[node.name]):
                 formats[name] = Format.F16 if layers.is_integer else layers  # small, and a tie broken wrongly is costly
-            elif node.op in (Op.EMBEDDING, Op.EXPERTS) or (node.op is Op.LINEAR and role == "weight"):
-                is_end = node.op is Op.EMBEDDING or node.layer is None
+            elif node.op in (Op.EMBEDDING, Op.POSITIONS, Op.EXPERTS) or (node.op is Op.LINEAR and role == "weight"):
+                is_end = node.op in (Op.EMBEDDING, Op.POSITIONS) or node.layer is None
                 formats[name] = ends if is_end or formats.get(name) is ends else layers
             else:
                 formats[name] = Format.F32

@@ -17,9 +17,10 @@ Isa builtin_isa(Isa isa);
 
 const char *isa_name(Isa isa); // "sse2", "ssse3", "avx", "avx2", "avx512"
 
-// The kernel of a step. op: FORMAT.md, STEPS; format: that of the weight, looked at for EMBED and LINEAR only;
+// The kernel of a step. op: FORMAT.md, STEPS; format: that of the weight for EMBED and LINEAR, of the cache for KV_STORE
+// and ATTENTION, for ROPE p3 and for UNARY p0, and not looked at for others;
 // isa: at most cpu_isa(). NULL if there is none. In the call, `rows` and `cols` are those of the step's weight where it
-// has one (RMS_NORM: cols = width; ROPE_TABLE: cols = number of inverse frequencies), else cols = width of in[0].
+// has one (norms: cols = elements normed together; ROPE_TABLE: cols = number of inverse frequencies), else cols = width of in[0].
 n730_kernel builtin_kernel(uint16_t op, uint8_t format, Isa isa);
 
 }  // namespace n730

@@ -89,8 +89,12 @@ void Executor::make_call(size_t index, size_t plan, uint8_t *arena, const Kernel
     switch (step.op) {
     case Op::EMBED:
         c.rows = rows_.has(step.weight);
+        c.positions = step.p[0] != 0;
         break;
     case Op::RMS_NORM:
+    case Op::LAYER_NORM:
+        call.heads = width / call.cols;
+        break;
     case Op::ROPE_TABLE:
         break;
     case Op::LINEAR:
@@ -119,6 +123,7 @@ void Executor::make_call(size_t index, size_t plan, uint8_t *arena, const Kernel
         break;
     case Op::SILU_MUL:
     case Op::SILU:
+    case Op::UNARY:
         c.work = width * 4; // exp
         by_blocks();
         break;
@@ -233,7 +238,7 @@ void Executor::set_body(const int32_t *ids, int64_t n, int64_t position) {
     for (size_t i = 0; i < head_first_; ++i) {
         calls_[i].call.tokens = n;
         calls_[i].call.position = position;
-        calls_[i].call.ids = ids;
+        calls_[i].call.ids = calls_[i].positions ? nullptr : ids;
     }
 }
 

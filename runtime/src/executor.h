@@ -66,6 +66,7 @@ class Executor {
         bool look;                // EXPERT: all must wait before they look at the gates
         bool whole;               // takes all tokens where an expert's steps take those that chose it
         bool rows;                // EMBED from pieces that are read for it
+        bool positions;           // EMBED of positions, not of ids
         uint32_t wait, wait_end;  // STREAM segments that the step is the first to use
         uint32_t released;        // how many of them no later step uses; 0: as many as before it
     };

@@ -70,7 +70,10 @@ n730_kernel KernelSet::of(const Step &step) const {
     Format format = step.weight == NONE ? Format::F32 : package_.tensors[step.weight].format;
     if (step.op == Op::KV_STORE || step.op == Op::ATTENTION)
         format = package_.caches[static_cast<size_t>(step.p[0])].format;
-    return builtin_kernel(static_cast<uint16_t>(step.op), static_cast<uint8_t>(format), isa_);
+    uint8_t variant = static_cast<uint8_t>(format);
+    if (step.op == Op::ROPE) variant = static_cast<uint8_t>(step.p[3]);
+    if (step.op == Op::UNARY) variant = static_cast<uint8_t>(step.p[0]);
+    return builtin_kernel(static_cast<uint16_t>(step.op), variant, isa_);
 }
 
 std::string KernelSet::describe() const {

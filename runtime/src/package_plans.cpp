@@ -176,6 +176,11 @@ void read_plans(Package &package) {
     });
     package.offsets.reserve(package.sections[OFFSETS].size / 8);
     each_record(package, OFFSETS, 8, [&](const uint8_t *r, size_t) { package.offsets.push_back(be64(r)); });
+    for (const Step &step : package.steps)
+        for (size_t i = 0; step.op == Op::EMBED && step.p[0] != 0 && i < package.plans.size(); ++i)
+            need(package.plans[i].context <= package.tensors[step.weight].rows, i, "context",
+                 "at most the positions that have a row, " + str(package.tensors[step.weight].rows),
+                 str(package.plans[i].context));
     const std::vector<Life> lives = buffer_lives(package);
     const std::vector<SegmentUse> uses = segment_uses(package);
     for (size_t i = 0; i < package.plans.size(); ++i) {

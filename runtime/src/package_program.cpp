@@ -23,14 +23,14 @@ struct Operands {
 // By op; the table of FORMAT.md section 2.
 constexpr Operands OPERANDS[] = {
     {"", 0, false, Operands::NO, false, 0, 0},
-    {"EMBED", 0, true, Operands::MATRIX, false, 0, 0},
+    {"EMBED", 0, true, Operands::MATRIX, false, 1, 0},
     {"RMS_NORM", 1, true, Operands::VECTOR, false, 0, 1},
     {"QUANTIZE", 1, true, Operands::NO, false, 0, 0},
     {"LINEAR", 1, true, Operands::MATRIX, true, 1, 0},
     {"ROPE_TABLE", 0, true, Operands::VECTOR, false, 0, 1},
-    {"ROPE", 2, true, Operands::NO, false, 3, 0},
+    {"ROPE", 2, true, Operands::NO, false, 4, 0},
     {"KV_STORE", 2, false, Operands::NO, false, 1, 0},
-    {"ATTENTION", 1, true, Operands::NO, false, 2, 1},
+    {"ATTENTION", 1, true, Operands::NO, false, 2, 2},
     {"SILU_MUL", 2, true, Operands::NO, false, 0, 0},
     {"ADD", 2, true, Operands::NO, false, 0, 0},
     {"MUL", 2, true, Operands::NO, false, 0, 0},
@@ -40,8 +40,10 @@ constexpr Operands OPERANDS[] = {
     {"EXPERT", 2, true, Operands::NO, false, 2, 0},
     {"COMBINE", 2, true, Operands::NO, false, 1, 0},
     {"GATE", 2, true, Operands::NO, false, 0, 0},
+    {"UNARY", 1, true, Operands::NO, false, 1, 1},
+    {"LAYER_NORM", 1, true, Operands::VECTOR, true, 0, 1},
 };
-constexpr uint16_t LAST_OP = static_cast<uint16_t>(Op::GATE);
+constexpr uint16_t LAST_OP = static_cast<uint16_t>(Op::LAYER_NORM);
 
 // Ops that compute the tokens of one expert, between EXPERT and COMBINE.
 bool in_group(Op op) {
@@ -72,7 +74,7 @@ class StepCheck {
 
     void run() {
         const uint16_t op = be16(r_);
-        need(op >= 1 && op <= LAST_OP, "op", "1 to 17", op);
+        need(op >= 1 && op <= LAST_OP, "op", "1 to " + str(LAST_OP), op);
         operands_ = &OPERANDS[op];
         s_ = decode();
         check_unused();
@@ -125,7 +127,7 @@ class StepCheck {
     void check_scopes() const {
         if (head_)
             need(s_.op != Op::EMBED && s_.op != Op::ROPE_TABLE && s_.op != Op::ROPE && s_.op != Op::KV_STORE &&
-                     s_.op != Op::ATTENTION && s_.op < Op::ROUTE,
+                     s_.op != Op::ATTENTION && (s_.op < Op::ROUTE || s_.op > Op::GATE),
                  "op after head_first", "one without positions", int64_t(s_.op));
         for (int i = 0; i < operands_->inputs; ++i) {
             need(head_ || in(i).scope == Scope::BODY, "scope of an input", "body", int64_t(in(i).scope));
@@ -167,14 +169,19 @@ class StepCheck {
         constexpr BufferKind F32 = BufferKind::F32;
         switch (s_.op) {
         case Op::EMBED:
-            need(weight().rows == package_.program.vocab, "rows of the weight", str(package_.program.vocab),
-                 weight().rows);
+            need(s_.p[0] == 0 || s_.p[0] == 1, "what is looked up", "0 (ids) or 1 (positions)", s_.p[0]);
+            if (s_.p[0] == 0)
+                need(weight().rows == package_.program.vocab, "rows of the weight", str(package_.program.vocab),
+                     weight().rows);
             output(F32, weight().cols);
             break;
         case Op::RMS_NORM:
+        case Op::LAYER_NORM:
             need(s_.f[0] > 0, "epsilon", "above 0", be32(r_ + 60));
             input(0, F32, in(0).width), output(F32, in(0).width);
-            vector(s_.weight, in(0).width, "weight");
+            need(in(0).width % weight().cols == 0, "width of the weight", "a divisor of " + str(in(0).width),
+                 weight().cols);
+            if (s_.bias != NONE) vector(s_.bias, weight().cols, "bias");
             apart(0);
             break;
         case Op::QUANTIZE:
@@ -197,6 +204,7 @@ class StepCheck {
             need(heads >= 1, "heads", "at least 1", heads);
             need(head_dim >= 1, "head_dim", "at least 1", head_dim);
             need(rotary >= 2 && rotary % 2 == 0 && rotary <= head_dim, "rotary_dim", "even, 2 to head_dim", rotary);
+            need(s_.p[3] == 0 || s_.p[3] == 1, "pairing", "0 (halves) or 1 (pairs)", s_.p[3]);
             input(0, F32, heads * head_dim), input(1, F32, rotary), output(F32, heads * head_dim);
             apart(1);
             break;
@@ -210,6 +218,7 @@ class StepCheck {
         case Op::ATTENTION: {
             const int64_t heads = s_.p[1], width = heads * cache().head_dim;
             need(heads >= 1 && heads % cache().kv_heads == 0, "heads", "a multiple of kv_heads", heads);
+            need(s_.f[1] >= 0, "cap of the scores", "at least 0", be32(r_ + 64));
             need(stored_[size_t(s_.p[0])], "cache", "one that an earlier KV_STORE wrote", s_.p[0]);
             input(0, F32, width), output(F32, width);
             apart(0);
@@ -242,6 +251,12 @@ class StepCheck {
         case Op::GATE:
             input(0, F32, in(0).width), input(1, F32, 1), output(F32, in(0).width);
             if (s_.out != s_.in[0]) apart(1);
+            break;
+        case Op::UNARY:
+            need(s_.p[0] >= 1 && s_.p[0] <= 6, "function", "1 to 6", s_.p[0]);
+            need(s_.p[0] >= 5 || all_zero(r_ + 60, 4), "unused float", "zero bits", 1);
+            need(s_.p[0] != 6 || s_.f[0] > 0, "cap", "above 0", be32(r_ + 60));
+            input(0, F32, in(0).width), output(F32, in(0).width);
             break;
         }
     }
@@ -333,9 +348,9 @@ void check_program(const Package &package, const uint8_t *r) {
     const Buffer &logits = package.buffers[p.logits];
     need(logits.kind == BufferKind::F32 && logits.scope == Scope::HEAD, "logits buffer", "f32 of the head", p.logits);
     need(logits.width == p.vocab, "width of the logits", str(p.vocab), logits.width);
-    bool linear = false;
-    for (const Step &s : package.steps) linear = linear || (s.op == Op::LINEAR && s.out == p.logits);
-    need(linear, "logits buffer", "written by a LINEAR step", p.logits);
+    bool written = false;
+    for (const Step &s : package.steps) written = written || s.out == p.logits;
+    need(written, "logits buffer", "written by a step", p.logits);
     need(all_zero(r + 12, 20), "reserved bytes", "zeros", 1);
 }
 

@@ -120,8 +120,10 @@ std::vector<SegmentUse> segment_uses(const Package &package) {
         if (step.op == Op::EXPERT) expert = i, expert_end = i + 1 + static_cast<uint32_t>(step.p[1]);
         for (const uint32_t id : {step.weight, step.bias}) {
             if (id == NONE) continue;
+            const bool positions = step.op == Op::EMBED && step.p[0] != 0; // their rows are not rows of ids
             tensors[id] |= i < expert_end                   ? IN_EXPERT
                            : i >= package.program.head_first ? IN_HEAD
+                           : positions                       ? EMBEDDED | IN_BODY
                            : step.op == Op::EMBED            ? EMBEDDED
                                                              : IN_BODY;
             SegmentUse &use = uses[package.tensors[id].segment];

@@ -1,18 +1,19 @@
 /* ATTENTION: causal, grouped-query, in one pass over the cache by blocks of 64 positions with a running maximum
- * (Milakov & Gimelshein, "Online normalizer calculation for softmax", 2018). Work items: tokens × heads. f0: scale.
+ * (Milakov & Gimelshein, "Online normalizer calculation for softmax", 2018). Work items: tokens × heads. f0: scale; f1: cap of
+ * the scores, 0: none.
  *
  * The query heads of one KV head go through the cache together, so that K and V are read and widened once for all of
  * them. Up to eight heads take 1, 2, 4 or 8 lanes (the next power of two); a vector of eight scores holds 8, 4, 2 or 1
  * positions of them: element j × lanes + h of `e` is position j of the block, head h.
  *
  * Order of float operations, which does not depend on the lanes: per block, scores s_j = scale · (q·k_j), where q·k_j
- * is first multiplied by k_j's own scale in an INT8 cache; new maximum m', c = exp(m − m'); the weights
+ * is first multiplied by k_j's own scale in an INT8 cache, and which become cap · tanh(s_j / cap) with a cap; new maximum m', c = exp(m − m'); the weights
  * e_j = exp(s_j − m') add to eight partial sums by j mod 8, each first multiplied by c; in an INT8 cache e_j is then
  * multiplied by v_j's scale; out = out · c, then out + e_j · v_j for j in order; at the end out · (1 / sum). */
 #ifndef N730_ATTENTION_H
 #define N730_ATTENTION_H
+#include "activation.h"
 #include "cache.h"
-#include "exp.h"
 
 enum { BLOCK = 64 };
 
@@ -24,7 +25,7 @@ typedef struct heads {         /* some heads of one token that share a KV head *
     int64_t n, dim;
     int64_t start, length;     /* positions that the token sees: start … length − 1 */
     int64_t context;           /* rows of the cache */
-    float scale;
+    float scale, cap;
 } heads;
 
 /* Scores of the vector of positions from j on (below n; those beyond repeat the last one, which the maximum ignores). */
@@ -51,7 +52,8 @@ N730_FN f32x8 scores(const heads *h, const uint8_t *k, const float *k_scales, in
         }
     f32x8 dots = f8_sums(s);
     if (format == CACHE_INT8) dots = f8_mul(f8_load(scale), dots);
-    return f8_mul(f8_set(h->scale), dots);
+    dots = f8_mul(f8_set(h->scale), dots);
+    return h->cap == 0.0f ? dots : f8_softcap(dots, f8_set(h->cap));
 }
 
 /* out[r][0 … 8w) = out · c[r] + Σ_j e[j][r] v_j for `count` heads and w registers of the head's elements at a time */
@@ -161,6 +163,7 @@ N730_FN void attention(const n730_call *call, int64_t begin, int64_t end, int fo
             .length = seen,
             .context = call->context,
             .scale = call->f[0],
+            .cap = call->f[1],
         };
         if (n > 4)
             attend(&h, 8, format);

@@ -1,11 +1,34 @@
-/* ADD, MUL, SILU, SILU_MUL and QUANTIZE. Work items: tokens × chunks of 256 elements, token by token. */
+/* ADD, MUL, SILU, SILU_MUL, UNARY and QUANTIZE. Work items: tokens × chunks of 256 elements, token by token. */
 #ifndef N730_ELEMENTWISE_H
 #define N730_ELEMENTWISE_H
-#include "exp.h"
+#include "activation.h"
 #include "n730_call.h"
 
 enum { CHUNK = 256 };
 enum { UNARY_SILU, BINARY_SILU_MUL, BINARY_ADD, BINARY_MUL };
+/* p0 of UNARY; SCALE and SOFTCAP take f0 */
+enum { UNARY_GELU = 1, UNARY_GELU_TANH, UNARY_RELU, UNARY_RELU_SQUARED, UNARY_SCALE, UNARY_SOFTCAP };
+
+N730_FN void unary(const n730_call *call, int64_t begin, int64_t end, int what) {
+    const int64_t chunks = (call->cols + CHUNK - 1) / CHUNK;
+    const f32x8 f0 = f8_set(call->f[0]);
+    for (int64_t item = begin; item < end; item++) {
+        int64_t token = item / chunks, first = item % chunks * CHUNK, n = call->cols - first;
+        const float *in = (const float *)((const char *)call->in[0] + token * call->in_stride[0]) + first;
+        float *out = (float *)((char *)call->out + token * call->out_stride) + first;
+        if (n > CHUNK) n = CHUNK;
+        for (int64_t i = 0; i < n; i += 8) {
+            f32x8 x = f8_load_part(in + i, n - i);
+            if (what == UNARY_GELU) x = f8_gelu(x);
+            if (what == UNARY_GELU_TANH) x = f8_gelu_tanh(x);
+            if (what == UNARY_RELU || what == UNARY_RELU_SQUARED) x = f8_relu(x);
+            if (what == UNARY_RELU_SQUARED) x = f8_mul(x, x);
+            if (what == UNARY_SCALE) x = f8_mul(x, f0);
+            if (what == UNARY_SOFTCAP) x = f8_softcap(x, f0);
+            f8_store_part(out + i, x, n - i);
+        }
+    }
+}
 
 N730_FN void elementwise(const n730_call *call, int64_t begin, int64_t end, int what) {
     const int64_t chunks = (call->cols + CHUNK - 1) / CHUNK;

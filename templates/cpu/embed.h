@@ -1,4 +1,4 @@
-/* EMBED: out[t] = row ids[t] of the weight matrix, dequantized. Work items: tokens.
+/* EMBED: out[t] = row ids[t] of the weight matrix, dequantized; without ids, the row of t's position. Work items: tokens.
  * An id outside the matrix gives a row of zeros: nothing outside the tensor is ever read. */
 #ifndef N730_EMBED_H
 #define N730_EMBED_H
@@ -41,7 +41,7 @@ N730_FN float block_scale(int format, const uint8_t *w, int row, int64_t g, cons
 N730_FN void embed(const n730_call *call, int64_t begin, int64_t end, int format) {
     for (int64_t token = begin; token < end; token++) {
         float *out = (float *)((char *)call->out + token * call->out_stride);
-        int64_t id = call->ids[token];
+        const int64_t id = call->ids ? call->ids[token] : call->position + token;
         const int known = id >= 0 && id < call->rows;
         const int row = (int)(id & (TILE - 1));
         const uint8_t *w = call->weight + (known ? id / TILE : 0) * tile_bytes(format, call->cols);

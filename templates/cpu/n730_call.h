@@ -23,12 +23,12 @@ typedef struct n730_call {
     int64_t rows, cols;    /* of the weight matrix; for ops without one: cols = width of in[0] */
     int64_t tokens;        /* tokens in this call, at least 1 */
     int64_t position;      /* position of the first token in the sequence */
-    const int32_t *ids;    /* EMBED: token ids [tokens] */
+    const int32_t *ids;    /* EMBED: token ids [tokens], or NULL: positions */
     void *k_cache;         /* KV_STORE, ATTENTION: native f16 or f32 [kv_heads][context][head_dim] */
     void *v_cache;
     int64_t context;  /* positions the cache holds; position p is in row p mod context */
     int64_t window;   /* ATTENTION: positions a token sees, itself included; 0: all */
-    int64_t heads;    /* query heads (ROPE: heads of in[0]) */
+    int64_t heads;    /* query heads (ROPE: heads of in[0]; norms: groups of cols elements in in[0]) */
     int64_t kv_heads; /* of the cache */
     int64_t head_dim;
     int64_t rotary_dim;

@@ -1,5 +1,6 @@
 /* ROPE_TABLE: n cosines, then n sines of each token's position. Work items: tokens. cols: n; f0: their scaling.
- * ROPE: rotates the first rotary_dim elements of each head by halves. Work items: tokens × heads. */
+ * ROPE: rotates the first rotary_dim elements of each head by halves (i with i + n) or by pairs (2i with 2i + 1).
+ * Work items: tokens × heads. */
 #ifndef N730_ROPE_H
 #define N730_ROPE_H
 #include "n730_call.h"
@@ -17,14 +18,19 @@ N730_FN void rope_table(const n730_call *call, int64_t begin, int64_t end) {
     }
 }
 
-N730_FN void rope(const n730_call *call, int64_t begin, int64_t end) {
+N730_FN void rope(const n730_call *call, int64_t begin, int64_t end, int pairs) {
     const int64_t n = call->rotary_dim / 2, dim = call->head_dim;
     for (int64_t item = begin; item < end; item++) {
         int64_t token = item / call->heads, offset = item % call->heads * dim;
         const float *x = (const float *)((const char *)call->in[0] + token * call->in_stride[0]) + offset;
         const float *table = (const float *)((const char *)call->in[1] + token * call->in_stride[1]);
         float *out = (float *)((char *)call->out + token * call->out_stride) + offset;
-        for (int64_t i = 0; i < n; i += 8) {
+        for (int64_t i = 0; pairs && i < n; i++) {
+            const float a = x[2 * i], b = x[2 * i + 1], c = table[i], s = table[n + i];
+            out[2 * i] = a * c - b * s;
+            out[2 * i + 1] = b * c + a * s;
+        }
+        for (int64_t i = 0; !pairs && i < n; i += 8) {
             int64_t left = n - i;
             f32x8 a = f8_load_part(x + i, left), b = f8_load_part(x + n + i, left);
             f32x8 c = f8_load_part(table + i, left), s = f8_load_part(table + n + i, left);

@@ -75,11 +75,64 @@ def sum8(x: np.ndarray) -> f32:
 
 
 def rms_norm(x: np.ndarray, w: np.ndarray, eps: float) -> np.ndarray:
+    """Each len(w) elements of f32[t, width] by themselves."""
     out = np.empty_like(x)
     for t, row in enumerate(x):
-        r = f32(1) / np.sqrt(sum8(row * row) / f32(len(row)) + f32(eps))
-        out[t] = w * (row * r)
+        for k in range(0, len(row), len(w)):
+            part = row[k : k + len(w)]
+            r = f32(1) / np.sqrt(sum8(part * part) / f32(len(part)) + f32(eps))
+            out[t, k : k + len(w)] = w * (part * r)
     return out
+
+
+def layer_norm(x: np.ndarray, w: np.ndarray, bias: np.ndarray | None, eps: float) -> np.ndarray:
+    out = np.empty_like(x)
+    for t, row in enumerate(x):
+        for k in range(0, len(row), len(w)):
+            part = row[k : k + len(w)]
+            d = part - sum8(part) / f32(len(part))
+            r = f32(1) / np.sqrt(sum8(d * d) / f32(len(part)) + f32(eps))
+            y = w * (d * r)
+            out[t, k : k + len(w)] = y if bias is None else y + bias
+    return out
+
+
+def horner(coefficients: str, x: np.ndarray) -> np.ndarray:
+    """A polynomial, highest power first."""
+    first, *rest = (f32(float.fromhex(c)) for c in coefficients.split())
+    y = np.full_like(x, first)
+    for c in rest:
+        y = y * x + c
+    return y
+
+
+def tanh(x: np.ndarray) -> np.ndarray:
+    """templates/cpu/activation.h."""
+    s, a = x * x, np.abs(x)
+    near = x + x * (s * horner("-0x1.75e1b8p-8 0x1.522696p-6 -0x1.b83c5ap-5 0x1.110726p-3 -0x1.555532p-2", s))
+    far = f32(1) - f32(2) / (exp(a + a) + f32(1))
+    return np.where(a >= f32(0.625), np.copysign(far, x), near).astype(f32)
+
+
+def gelu(x: np.ndarray) -> np.ndarray:
+    u = np.abs(x)
+    t = f32(1) / (f32(1) + f32(0.3) * u)
+    q = horner(
+        "0x1.27350ap-5 -0x1.450b0cp-3 0x1.abf49ap-3 -0x1.cb85c6p-5 0x1.09ead6p-3 0x1.97a5dp-4 0x1.eedda4p-4 "
+        "0x1.e9fc14p-4",
+        t,
+    )
+    xh = x * ((t * q) * exp(f32(-0.5) * (u * u)))
+    return np.where(x >= 0, x - xh, xh).astype(f32)
+
+
+def gelu_tanh(x: np.ndarray) -> np.ndarray:
+    inner = x + (f32(0.044715) * x) * (x * x)
+    return x / (f32(1) + exp(f32(-1.59576912) * inner))
+
+
+def softcap(x: np.ndarray, cap: float) -> np.ndarray:
+    return f32(cap) * tanh(x / f32(cap))
 
 
 def exp(x: np.ndarray) -> np.ndarray:
@@ -127,13 +180,14 @@ def rope_table(positions: range, inv_freq: np.ndarray, scaling: float) -> np.nda
     return np.array(rows, f32)
 
 
-def rope(x: np.ndarray, table: np.ndarray, heads: int, dim: int, rotary: int) -> np.ndarray:
+def rope(x: np.ndarray, table: np.ndarray, heads: int, dim: int, rotary: int, pairs: bool = False) -> np.ndarray:
     n = rotary // 2
     out = x.reshape(len(x), heads, dim).copy()
-    a, b = out[:, :, :n].copy(), out[:, :, n : 2 * n].copy()
+    first, second = (slice(0, 2 * n, 2), slice(1, 2 * n, 2)) if pairs else (slice(0, n), slice(n, 2 * n))
+    a, b = out[:, :, first].copy(), out[:, :, second].copy()
     c, s = table[:, None, :n], table[:, None, n:]
-    out[:, :, :n] = a * c - b * s
-    out[:, :, n : 2 * n] = b * c + a * s
+    out[:, :, first] = a * c - b * s
+    out[:, :, second] = b * c + a * s
     return out.reshape(x.shape)
 
 
@@ -146,6 +200,7 @@ def attention(
     scale: float,
     scales: np.ndarray | None = None,
     window: int = 0,
+    cap: float = 0.0,
 ) -> np.ndarray:
     """q f32[t, heads × dim]; k, v f16, f32 or i8 [kv_heads, context, dim], i8 with scales f32[2, kv_heads, context];
     position p is in row p mod context; the order of attention.h."""
@@ -164,6 +219,7 @@ def attention(
             for first, last in pairwise(borders):
                 dots = np.array([sum8(query * row) for row in kh[first:last]], f32)
                 scores = f32(scale) * (dots if ks is None else ks[first : first + len(dots)] * dots)
+                scores = softcap(scores, cap) if cap else scores
                 m, c = scores.max(), f32(1)
                 if first == 0:
                     maximum = m

@@ -7,9 +7,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from scipy import special
 
-from n730c.artifacts import Isa, StepOp
+from n730c.artifacts import Isa, StepOp, UnaryFunction
 from n730c.dtypes import Format, round_up
+from n730c.ir import ops
 from n730c.quant import dequantize, encode, encode_vector
 from tests.codegen import reference
 from tests.codegen.conftest import BUILTIN_ISAS, Lookup, Run, aligned, strided
@@ -109,8 +111,61 @@ def test_rms_norm(builtin: Lookup, isa: Isa) -> None:
         x, out = activations(rng, 3, width), strided(3, width)
         w = rng.standard_normal(width).astype(np.float32)
         weight = np.frombuffer(encode_vector(w), np.uint8)
-        Run(out, x, weight=weight, rows=1, cols=width, f0=1e-5).go(builtin(isa, StepOp.RMS_NORM), 0, 1, 3)
+        Run(out, x, weight=weight, rows=1, cols=width, heads=1, f0=1e-5).go(builtin(isa, StepOp.RMS_NORM), 0, 1, 3)
         same(out, reference.rms_norm(x, w, 1e-5))
+
+
+@pytest.mark.parametrize("isa", ISAS)
+def test_norms_of_groups(builtin: Lookup, isa: Isa) -> None:
+    rng = np.random.default_rng(12)
+    for width, groups in ((1, 1), (7, 3), (8, 2), (24, 4), (33, 2), (257, 1)):
+        x, out = activations(rng, 3, groups * width), strided(3, groups * width)
+        w, b = rng.standard_normal((2, width)).astype(np.float32)
+        weight, bias = (np.frombuffer(encode_vector(v), np.uint8) for v in (w, b))
+        numbers = {"weight": weight, "rows": 1, "cols": width, "heads": groups, "f0": 1e-5}
+        Run(out, x, **numbers).go(builtin(isa, StepOp.RMS_NORM), 0, 2, 3)
+        same(out, reference.rms_norm(x, w, 1e-5))
+        Run(out, x, **numbers).go(builtin(isa, StepOp.LAYER_NORM), 0, 1, 3)
+        same(out, reference.layer_norm(x, w, None, 1e-5))
+        Run(out, x, bias=bias, **numbers).go(builtin(isa, StepOp.LAYER_NORM), 0, 3)
+        same(out, reference.layer_norm(x, w, b, 1e-5))
+
+
+UNARY = {
+    UnaryFunction.GELU: reference.gelu,
+    UnaryFunction.GELU_TANH: reference.gelu_tanh,
+    UnaryFunction.RELU: lambda x: np.maximum(np.float32(0), x),
+    UnaryFunction.RELU_SQUARED: lambda x: np.maximum(np.float32(0), x) ** 2,
+    UnaryFunction.SCALE: lambda x: x * np.float32(1.7),
+    UnaryFunction.SOFTCAP: lambda x: reference.softcap(x, 1.7),
+}
+
+
+@pytest.mark.parametrize("isa", ISAS)
+def test_unary(builtin: Lookup, isa: Isa) -> None:
+    rng = np.random.default_rng(13)
+    with np.errstate(all="ignore"):
+        for function, want in UNARY.items():
+            for width in WIDTHS:
+                x = activations(rng, 3, width)
+                x[1, 0], x[2, -1], x[0, -1] = 1000.0, -1000.0, np.nan
+                expected = want(x.copy())
+                Run(x, x, cols=width, f0=1.7).go(builtin(isa, StepOp.UNARY, function), 0, 1, 3 * -(-width // 256))
+                np.testing.assert_array_equal(x, expected)
+
+
+def test_activations_are_accurate() -> None:
+    """Against double precision: a few units of the last place, or 1e-7 of the largest value near."""
+    x = np.linspace(-12, 12, 200_001).astype(np.float32)
+    wide = x.astype(np.float64)
+    for found, exact in (
+        (reference.gelu(x), wide * special.ndtr(wide)),
+        (reference.gelu_tanh(x), ops.gelu_tanh(wide)),
+        (reference.tanh(x), np.tanh(wide)),
+    ):
+        assert (np.abs(found - exact) <= 3e-7 * np.abs(exact) + 1e-10).all() or np.abs(found - exact).max() <= 2.5e-7
+    small = np.linspace(-0.7, 0.7, 100_000).astype(np.float32)
+    assert (np.abs(reference.tanh(small) - np.tanh(small.astype(np.float64))) <= 1.5e-7 * np.abs(small)).all()
 
 
 @pytest.mark.parametrize("isa", ISAS)
@@ -173,6 +228,9 @@ def test_rope_table_and_rope(builtin: Lookup, isa: Isa) -> None:
         want = reference.rope(x.copy(), table, heads, dim, rotary)
         call = Run(x, x, table, cols=heads * dim, heads=heads, head_dim=dim, rotary_dim=rotary)
         call.go(builtin(isa, StepOp.ROPE), 0, 1, 3 * heads)
+        same(x, want)
+        want = reference.rope(x.copy(), table, heads, dim, rotary, pairs=True)
+        call.go(builtin(isa, StepOp.ROPE, 1), 0, 1, 3 * heads)
         same(x, want)
 
 
@@ -286,6 +344,29 @@ def test_attention(builtin: Lookup, isa: Isa, fmt: Format) -> None:
                 scores = 0.3 * (kh @ q[t, h * dim : (h + 1) * dim].astype(float))
                 e = np.exp(scores - scores.max())
                 np.testing.assert_allclose(out[t, h * dim : (h + 1) * dim], e @ vh / e.sum(), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("fmt", [Format.F16, Format.INT8])
+@pytest.mark.parametrize("isa", ISAS)
+def test_capped_attention(builtin: Lookup, isa: Isa, fmt: Format) -> None:
+    rng = np.random.default_rng(14)
+    for heads, kv_heads, dim, position in ((4, 2, 16, 70), (1, 1, 8, 3)):
+        scales, context = None, position + 8
+        if fmt is Format.INT8:
+            memory, kv, scales = int8_cache(kv_heads, context, dim)
+            kv[:] = rng.integers(-127, 128, kv.shape)
+            scales[:] = rng.uniform(0.001, 0.05, scales.shape)
+            k, v, at = *kv, (memory, memory[len(memory) // 2 :])
+        else:
+            k, v = at = rng.standard_normal((2, kv_heads, context, dim)).astype(np.float16)
+        q, out = activations(rng, 2, heads * dim), strided(2, heads * dim)
+        call = Run(out, q, k_cache=at[0], v_cache=at[1], context=context, cols=heads * dim, heads=heads,
+                   kv_heads=kv_heads, head_dim=dim, position=position, f0=0.9)  # fmt: skip
+        call.call.f[1] = 2.5
+        call.go(builtin(isa, StepOp.ATTENTION, fmt), 0, 2 * heads)
+        want = reference.attention(q, k, v, heads, position, 0.9, scales, cap=2.5)
+        same(out, want)
+        assert not np.array_equal(want, reference.attention(q, k, v, heads, position, 0.9, scales))
 
 
 def test_baseline_needs_no_more_than_sse2(libraries: dict[Isa, Path]) -> None:

@@ -27,6 +27,7 @@ PLAIN = Shape(
 RICH = replace(PLAIN, format=Format.INT4, layers=2, images=(Isa.SSE2, Isa.AVX2), contexts=(4,), tied=True)
 FLOAT = replace(PLAIN, format=Format.BF16, split_silu=True)
 EXPERTS = replace(PLAIN, format=Format.INT4, layers=2, experts=3, places=2)
+OTHER = replace(PLAIN, format=Format.BF16, other_ops=True)
 STREAMED = replace(PLAIN, window=3, layers=3, ffn=40, slots=2, rows=True, blocks=True)
 
 
@@ -299,7 +300,9 @@ def _steps() -> Iterator[Case]:
     op = StepOp
     plain: dict[StepOp, dict[str, dict[str, Any]]] = {
         op.EMBED: {
-            "op_unknown": {"op": 13},
+            "op_unknown": {"op": 99},
+            "of_what_nobody_knows": {"p0": 2},
+            "of_negative_kind": {"p0": -1},
             "op_zero": {"op": 0},
             "op_of_another_shape": {"op": op.LINEAR},
             "reserved_word": {"zero": 1},
@@ -349,6 +352,8 @@ def _steps() -> Iterator[Case]:
             "rotary_dim_beyond_head_dim": {"p2": 16},
             "heads_too_wide": {"p0": 3},
             "table_too_narrow": {"p2": 4},
+            "of_no_known_pairing": {"p3": 2},
+            "of_negative_pairing": {"p3": -1},
             "writes_its_table": {"out": 1},
         },
         op.KV_STORE: {
@@ -363,6 +368,9 @@ def _steps() -> Iterator[Case]:
             "without_heads": {"p1": 0},
             "of_more_heads_than_its_input": {"p1": 4},
             "scale_nan": {"floats": nan},
+            "cap_negative": {"floats": struct.pack(">4f", 0.25, -1, 0, 0)},
+            "cap_infinite": {"floats": struct.pack(">4f", 0.25, float("inf"), 0, 0)},
+            "third_float": {"floats": struct.pack(">4f", 0.25, 1, 1, 0)},
             "in_place": {"out": forge.record(Kind.STEPS, forge.step(op.ATTENTION)).in0},
         },
         op.SILU_MUL: {"inputs_of_different_widths": {"in1": 0}, "output_too_wide": {"out": other_layer}},
@@ -383,6 +391,31 @@ def _steps() -> Iterator[Case]:
     for step_op in (op.SILU, op.MUL):
         step = bf16.step(step_op)
         yield _edited(f"step_{step_op.name.lower()}_reads_another_width", "E_STEP", Kind.STEPS, step, FLOAT, in0=0)
+    other = Forge(good(OTHER))
+    unary, layer_norm = other.step(op.UNARY), other.step(op.LAYER_NORM)
+    for name, at, fields in (
+        ("unary_without_function", unary, {"p0": 0}),
+        ("unary_of_an_unknown_function", unary, {"p0": 7}),
+        ("unary_of_a_negative_function", unary, {"p0": -5}),
+        ("unary_gelu_with_a_number", unary, {"floats": struct.pack(">4f", 1, 0, 0, 0)}),
+        ("unary_softcap_of_zero", unary, {"p0": 6}),
+        ("unary_softcap_negative", unary, {"p0": 6, "floats": struct.pack(">4f", -1, 0, 0, 0)}),
+        ("unary_scale_nan", unary, {"p0": 5, "floats": nan}),
+        ("unary_with_a_weight", unary, {"weight": 0}),
+        ("unary_reads_another_width", unary, {"in0": 0}),
+        (
+            "layer_norm_weight_that_does_not_divide",
+            layer_norm,
+            {"weight": other.record(Kind.STEPS, layer_norm - 1).weight},
+        ),
+        ("layer_norm_weight_is_a_matrix", layer_norm, {"weight": 0}),
+        ("layer_norm_bias_is_a_matrix", layer_norm, {"bias": 0}),
+        ("layer_norm_bias_of_another_width", layer_norm, {"bias": vector}),
+        ("layer_norm_bias_out_of_range", layer_norm, {"bias": 9999}),
+        ("layer_norm_eps_zero", layer_norm, {"floats": bytes(16)}),
+        ("layer_norm_in_place", layer_norm, {"out": other.record(Kind.STEPS, layer_norm).in0}),
+    ):
+        yield _edited(f"step_{name}", "E_STEP", Kind.STEPS, at, OTHER, **fields)
     yield _edited("step_bf16_linear_in_place", "E_STEP", Kind.STEPS, bf16.step(op.LINEAR), FLOAT, out=2)
     swapped = bytearray(forge.sections[Kind.STEPS])
     swapped[0:96], swapped[192:288] = swapped[192:288], swapped[0:96]

@@ -60,7 +60,9 @@ enum class Op : uint16_t {
     ZERO,
     EXPERT,
     COMBINE,
-    GATE
+    GATE,
+    UNARY,
+    LAYER_NORM
 };
 
 enum Action : uint16_t { LOAD = 1, RUN, READ, WAIT };
