@@ -8,14 +8,16 @@ import math
 import shutil
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 from types import MappingProxyType
+from typing import TextIO
 
 import numpy as np
 
 from n730c.codegen.select import cache_folder
 from n730c.dtypes import Format, matrix_bytes
-from n730c.errors import BudgetExceeded
+from n730c.errors import BudgetExceeded, UsageError
 from n730c.files import destination, write_whole
 from n730c.frontend.calibrate import Calibration, Moments, Progress, linear_inputs
 from n730c.frontend.calibration_text import read_text, token_windows
@@ -30,6 +32,11 @@ from n730c.profile import SensitivityProfile, check_profile, read_profile
 from n730c.quant.calibrated import Rounder
 
 CALIBRATION_TOKENS = 16_384
+try:
+    import fcntl
+except ImportError:  # Windows: two builds of one model at the same time are not kept apart
+    fcntl = None  # type: ignore[assignment]
+
 MOST_BPW = 5.0  # bits a weight that are taken by default even if the memory would hold more: speed is worth more then
 CANDIDATES = tuple(fmt for fmt in Format if fmt.is_integer)
 ORIGINAL_BITS = 16  # a weight: more than that loses nothing
@@ -44,10 +51,44 @@ class Calibrated:
     profile: SensitivityProfile
     calibration: Calibration
     folder: Path
+    lock: TextIO  # held as long as this process works in the folder
 
     def forget(self) -> None:
         """Remove what was kept for resuming."""
         shutil.rmtree(self.folder, ignore_errors=True)
+
+
+def _claim(wanted: Path) -> tuple[Path, TextIO]:
+    """A folder to work in and the lock on it: the one that is wanted, or one beside it while another build is in it."""
+    for number in count():
+        folder = wanted.with_name(f"{wanted.name}-{number}") if number else wanted
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            lock = (folder / "lock").open("a")
+        except FileNotFoundError:  # removed by the build that was in it, just now
+            continue
+        except OSError as error:
+            raise UsageError(
+                f"cannot write {folder}",
+                expected="a folder that can be written to",
+                found=error.strerror or str(error),
+                hint="Name another with N730C_CACHE.",
+            ) from error
+        if _locked(lock):
+            return folder, lock
+        lock.close()
+    raise AssertionError  # count() does not end
+
+
+def _locked(lock: TextIO) -> bool:
+    """Lock the file for this process, as long as it lives; False if another has it."""
+    if fcntl is None:
+        return True
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    return Path(lock.name).exists()
 
 
 class _Nothing:
@@ -96,18 +137,17 @@ def calibrate(
         check_profile(known, sources, profile)
     digest = hashlib.sha256(json.dumps([sources, sorted(f.name for f in CANDIDATES), known is None]).encode())
     digest.update(np.ascontiguousarray(windows).tobytes())
-    folder = cache_folder() / "calibration" / digest.hexdigest()[:24]
-    folder.mkdir(parents=True, exist_ok=True)
+    folder, lock = _claim(cache_folder() / "calibration" / digest.hexdigest()[:24])
     if known is not None:
         calibration = Calibration(graph, checkpoint.tensor, split_windows(windows)[0], folder)
         calibration.run(_Nothing(), progress)
-        return Calibrated(known, calibration, folder)
+        return Calibrated(known, calibration, folder, lock)
     found, calibration = measure(
         graph, checkpoint.tensor, windows, CANDIDATES, assignable(graph), sources, folder, progress
     )
     if profile is not None:
         found.write(profile)
-    return Calibrated(found, calibration, folder)
+    return Calibrated(found, calibration, folder, lock)
 
 
 # ---- the choice ----

@@ -61,6 +61,7 @@ def set_value(name: str, value: float) -> Callable[[Path], None]:
     return damage
 
 
+PLAIN = ("--target", "gt730", "--precision", "int4", "--no-tune")  # mixed would be calibrated first
 NORM = "model.layers.1.input_layernorm.weight"
 UP = "model.layers.2.mlp.up_proj.weight"
 
@@ -104,7 +105,7 @@ def test_a_damaged_model_is_refused_in_one_line(case: str, folder: Path, tmp_pat
     damage, names = DAMAGE[case]
     damage(folder)
     before = sorted(p.name for p in tmp_path.iterdir())
-    assert names in refusal("build", folder, "--target", "gt730", "-o", tmp_path / "out.n730", "--no-tune")
+    assert names in refusal("build", folder, *PLAIN, "-o", tmp_path / "out.n730")
     assert sorted(p.name for p in tmp_path.iterdir()) == before
 
 
@@ -118,7 +119,7 @@ def test_a_missing_shard_is_named(folder: Path, tmp_path: Path) -> None:
     (folder / "model.safetensors.index.json").write_text(json.dumps(index))
     (folder / "model.safetensors").unlink()
     (folder / "b.safetensors").unlink()
-    text = refusal("build", folder, "--target", "gt730", "-o", tmp_path / "out.n730", "--no-tune")
+    text = refusal("build", folder, *PLAIN, "-o", tmp_path / "out.n730")
     assert "b.safetensors" in text
 
 

@@ -16,6 +16,7 @@ import pytest
 
 from n730c.cli import run
 from n730c.errors import N730Error
+from n730c.mixed import _claim
 from n730c.package import describe, read_package
 from tests.models import DEMO
 
@@ -115,6 +116,17 @@ def test_a_killed_build_goes_on_to_the_same_bytes(
     done = subprocess.run([*command, "-o", str(output)], env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert output.read_bytes() == profile[1].read_bytes()
+
+
+def test_two_builds_at_once_keep_apart(tmp_path: Path) -> None:
+    first, lock = _claim(tmp_path / "key")
+    second, other = _claim(tmp_path / "key")
+    assert first == tmp_path / "key" and second == tmp_path / "key-1"
+    lock.close()
+    third, again = _claim(tmp_path / "key")
+    assert third == first
+    other.close()
+    again.close()
 
 
 def test_budgets_that_cannot_be(models: Models, profile: tuple[Path, Path], tmp_path: Path) -> None:
