@@ -229,9 +229,13 @@ def _calibrated(
 
 
 def _room(graph: Graph, target: Target, tokenizer_bytes: int, options: Options, kv: Format, ram_bytes: int) -> int:
-    """Bytes of RAM that are left for weights, all of them in RAM."""
+    """Bytes of RAM that are left for weights, all of them in RAM.
+
+    Raises BudgetExceeded where no plan fits the memory even with the fewest bits: before the work begins.
+    """
     program = lower(graph, assign_uniform(graph, "int2"), kv)
     planner = Planner(program, target, tokenizer_bytes, choose_context(options.context, graph, program, ram_bytes))
+    planner.plans(ram_bytes)
     others = planner.arena_bytes(planner.resident) - sum(segment.size for segment in program.segments)
     return ram_bytes - OVERHEAD - others
 
@@ -277,11 +281,12 @@ def build(options: Options, console: Console) -> dict[str, Any]:
         chat_section = chat.section if chat else b""
         ram_bytes = options.ram_bytes or target.ram_bytes
         asked = options.precision or (MIXED if checkpoint.stored_formats() is None else None)
-        calibrated = _calibrated(options, asked or AS_STORED, graph, checkpoint, texts, stages)
-        budget, mixed = None, None
-        if asked == MIXED and calibrated is not None:
+        budget, mixed, room = None, None, 0
+        if asked == MIXED:
             kv = kv_format(options.kv, MIXED)
             room = _room(graph, target, len(tokenizer), options, kv, ram_bytes)
+        calibrated = _calibrated(options, asked or AS_STORED, graph, checkpoint, texts, stages)
+        if asked == MIXED and calibrated is not None:
             budget = first_budget(graph, calibrated.profile, options.bits_per_weight, options.max_bytes, room)
         for _ in range(_TRIES):
             done = stages.begin("planning")
