@@ -209,6 +209,23 @@ def test_missing_and_damaged_files(tmp_path: Path, toy: MakeToy) -> None:
         assert "\n" not in str(caught.value)
 
 
+def test_other_files_are_converted_or_refused(toy: MakeToy, tmp_path: Path) -> None:
+    """A folder without tokenizer.json: GPT-2's two files are enough, a SentencePiece file without its library is not."""
+    spec = json.loads(toy("gpt2").original.to_str())
+    (tmp_path / "config.json").write_text('{"model_type": "gpt2"}')
+    (tmp_path / "vocab.json").write_text(json.dumps({**spec["model"]["vocab"], "<|endoftext|>": 2940}))
+    (tmp_path / "merges.txt").write_text("#version: 0.2\n" + "\n".join(map(" ".join, spec["model"]["merges"])))
+    compiled = compile_tokenizer(tmp_path, VOCAB, [])
+    assert validate_tokenizer(compiled, VOCAB) is None
+    for name in ("vocab.json", "merges.txt"):
+        (tmp_path / name).unlink()
+    (tmp_path / "config.json").write_text('{"model_type": "llama"}')
+    (tmp_path / "tokenizer.model").write_bytes(b"no model")
+    with pytest.raises(UnsupportedModel, match=r"has no tokenizer .*found tokenizer.model, which .* cannot") as caught:
+        compile_tokenizer(tmp_path, VOCAB, [])
+    assert "\n" not in str(caught.value)
+
+
 def test_vocabulary_and_model_must_fit(toy: MakeToy, tmp_path: Path) -> None:
     count = toy("llama3").original.get_vocab_size()
     with pytest.raises(
