@@ -151,6 +151,7 @@ def _add_tokenizer(writer: gguf.GGUFWriter, folder: Path, vocab: int, replaced: 
         "tokens": writer.add_token_list,
         "token_type": writer.add_token_types,
         "merges": writer.add_token_merges,
+        "scores": writer.add_token_scores,
         "bos_token_id": writer.add_bos_token_id,
         "eos_token_id": writer.add_eos_token_id,
         "add_bos_token": writer.add_add_bos_token,

@@ -12,6 +12,7 @@ from typing import Any
 
 from n730c.errors import UnsupportedModel
 from n730c.frontend.gguf_file import GgufFile
+from n730c.frontend.gguf_sentencepiece import merges, specification
 from n730c.frontend.tokenizer_steps import GPT2_PATTERN
 
 _KEY = "tokenizer.ggml."
@@ -93,10 +94,10 @@ def _list(file: GgufFile, key: str, item: type, length: int | None = None) -> li
 def _tokenizer(file: GgufFile, vocab: int) -> dict[str, Any]:
     """tokenizer.json"""
     model = file.metadata.get(f"{_KEY}model")
-    if model != "gpt2":
+    if model not in ("gpt2", "llama"):
         raise UnsupportedModel(
             f"{file.path}: tokenizer {model!a}",
-            expected="gpt2 (byte-level BPE)",
+            expected="gpt2 (byte-level BPE) or llama (SentencePiece BPE)",
             found="another kind",
             hint="Take the model's Hugging Face folder instead.",
         )
@@ -107,8 +108,26 @@ def _tokenizer(file: GgufFile, vocab: int) -> dict[str, Any]:
     known = {text: i for i, (text, kind) in enumerate(zip(tokens, types, strict=True)) if kind != _UNUSED}
     if len(known) != sum(kind != _UNUSED for kind in types):
         raise _odd(file, f"{_KEY}tokens", "no two tokens of one text", "some")
-    merges = [merge.split(" ") for merge in _list(file, "merges", str)]
-    for merge in merges:
+    common = {
+        "version": "1.0",
+        "added_tokens": [
+            {
+                **{"id": i, "content": text, "special": types[i] == _CONTROL},
+                **dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False),
+            }
+            for text, i in known.items()
+            if types[i] in (_CONTROL, _USER)
+        ],
+    }
+    if model == "llama":
+        scores = _list(file, "scores", float, len(tokens))
+        pairs = merges(known, scores, [text for text, i in known.items() if types[i] == _NORMAL])
+        unknown = next((tokens[i] for i, kind in enumerate(types) if kind == _UNKNOWN), None)
+        prefix = file.metadata.get(f"{_KEY}add_space_prefix", True) is not False
+        processor = _post_processor(file, tokens, True)
+        return {**common, **specification(known, pairs, unknown, prefix), "post_processor": processor}
+    given = [merge.split(" ") for merge in _list(file, "merges", str)]
+    for merge in given:
         if len(merge) != 2 or merge[0] not in known or merge[1] not in known or "".join(merge) not in known:
             raise _odd(file, f"{_KEY}merges", "pairs of tokens that make a token", " ".join(merge))
     pre = file.metadata.get(f"{_KEY}pre")
@@ -121,15 +140,7 @@ def _tokenizer(file: GgufFile, vocab: int) -> dict[str, Any]:
         )
     pattern = _PRE[pre]
     return {
-        "version": "1.0",
-        "added_tokens": [
-            {
-                **{"id": i, "content": text, "special": types[i] == _CONTROL},
-                **dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False),
-            }
-            for text, i in known.items()
-            if types[i] in (_CONTROL, _USER)
-        ],
+        **common,
         "normalizer": {"type": "NFC"} if pattern == _QWEN2_PATTERN else None,  # Qwen's own has it
         "pre_tokenizer": _pre_tokenizer(pattern),
         "post_processor": _post_processor(file, tokens, pre in _LLAMA3),
@@ -138,7 +149,7 @@ def _tokenizer(file: GgufFile, vocab: int) -> dict[str, Any]:
             "type": "BPE",
             "ignore_merges": pattern == _LLAMA3_PATTERN,  # as Llama 3's own
             "vocab": known,
-            "merges": merges,
+            "merges": given,
         },
     }
 
