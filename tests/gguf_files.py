@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,12 @@ LAYER = {
     "mlp.gate_proj": "ffn_gate",
     "mlp.up_proj": "ffn_up",
     "mlp.down_proj": "ffn_down",
+    "block_sparse_moe.gate": "ffn_gate_inp",
+    "mlp.gate": "ffn_gate_inp",
 }
+EXPERT = re.compile(r"model\.layers\.(\d+)\.\w+\.experts\.(\d+)\.(w1|w2|w3|gate_proj|up_proj|down_proj)\.weight")
+PARTS = {"w1": "gate", "w2": "down", "w3": "up", "gate_proj": "gate", "up_proj": "up", "down_proj": "down"}
+ARCHITECTURES = {"mixtral": "llama", "qwen2_moe": "qwen2moe"}
 CAN_QUANTIZE = (Type.F32, Type.F16, Type.BF16, Type.Q4_0, Type.Q8_0)
 
 
@@ -71,7 +77,7 @@ def write_gguf(
     """
     config = json.loads((folder / "config.json").read_text())
     kind = config["model_type"]
-    writer = gguf.GGUFWriter(path, kind)
+    writer = gguf.GGUFWriter(path, ARCHITECTURES.get(kind, kind))
     heads, kv_heads = config["num_attention_heads"], config["num_key_value_heads"]
     head_dim = config.get("head_dim") or config["hidden_size"] // heads
     rope = config["rope_parameters"]
@@ -88,13 +94,13 @@ def write_gguf(
     writer.add_rope_freq_base(rope["rope_theta"])
     writer.add_vocab_size(config["vocab_size"])
     _add_tokenizer(writer, folder, config["vocab_size"], metadata or {})
-    stands_for = {}
-    for number, (name, tensor) in enumerate(sorted(load_file(folder / "model.safetensors").items())):
-        values = tensor.float().numpy()
+    tensors = {n: t.float().numpy() for n, t in sorted(load_file(folder / "model.safetensors").items())}
+    stands_for = _add_experts(writer, config, tensors, type_of)
+    for number, (name, values) in enumerate(tensors.items()):
         stored = Type.F32 if values.ndim == 1 else type_of(name)
         part = next((p for p in ("q", "k") if f"self_attn.{p}_proj" in name), None)
         order = np.arange(len(values))
-        if kind == "llama" and part:
+        if kind in ("llama", "mixtral") and part:
             order = paired(order, heads if part == "q" else kv_heads)
         if stored in CAN_QUANTIZE:
             content = gguf.quants.quantize(np.ascontiguousarray(values[order]), stored)
@@ -102,6 +108,7 @@ def write_gguf(
             content = random_blocks(values.shape, stored, number)
         writer.add_tensor(file_name(name), content, raw_dtype=stored)
         read = gguf.quants.dequantize(content, stored)
+        name = name.replace("block_sparse_moe", "mlp")
         stands_for[name] = np.empty_like(values)
         stands_for[name][order] = read
     if rope["rope_type"] == "llama3":
@@ -110,6 +117,32 @@ def write_gguf(
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
     writer.close()
+    return stands_for
+
+
+def _add_experts(
+    writer: gguf.GGUFWriter, config: dict[str, Any], tensors: dict[str, np.ndarray], type_of: Callable[[str], Type]
+) -> dict[str, np.ndarray]:
+    """Take the experts out of ``tensors`` and write them as stacks; what they stand for by the model's names."""
+    stacks: dict[tuple[str, str], dict[int, np.ndarray]] = {}
+    for name in list(tensors):
+        if match := EXPERT.fullmatch(name):
+            stacks.setdefault((match[1], PARTS[match[3]]), {})[int(match[2])] = tensors.pop(name)
+    if stacks:
+        writer.add_expert_count(config.get("num_local_experts") or config["num_experts"])
+        writer.add_expert_used_count(config["num_experts_per_tok"])
+    read = {}
+    for (layer, part), experts in stacks.items():
+        values = np.stack([experts[i] for i in range(len(experts))])
+        stored = type_of(f"model.layers.{layer}.mlp.experts.{part}_proj")
+        content = gguf.quants.quantize(values, stored)
+        writer.add_tensor(f"blk.{layer}.ffn_{part}_exps.weight", content, raw_dtype=stored)
+        read[layer, part] = gguf.quants.dequantize(content, stored)
+    stands_for = {}
+    for layer, _ in read:
+        name = f"model.layers.{layer}.mlp.experts"
+        stands_for[f"{name}.down_proj"] = read[layer, "down"]
+        stands_for[f"{name}.gate_up_proj"] = np.concatenate((read[layer, "gate"], read[layer, "up"]), axis=1)
     return stands_for
 
 

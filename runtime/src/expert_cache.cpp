@@ -9,15 +9,17 @@ ExpertCache::ExpertCache(const Package &package, size_t plan, uint8_t *arena)
     const Plan &p = package.plans[plan];
     if (p.expert_places == 0) return;
     where_.assign(package.segments.size(), RESIDENT);
-    size_t largest_reads = 1;
     for (size_t i = 0; i < where_.size(); ++i) {
         if (package.placement(plan, i).tier != Tier::EXPERT) continue;
         where_[i] = NONE;
         place_bytes_ = std::max(place_bytes_, package.segments[i].size);
     }
     places_.resize(p.expert_places);
-    largest_reads = std::min<size_t>(p.reads_in_flight, p.expert_places);
-    for (size_t i = 0; i < largest_reads; ++i) workers_.emplace_back([this] { work(); });
+    expected_.reserve(where_.size());
+    guessed_.reserve(where_.size());
+    to_read_.reserve(places_.size());
+    const size_t readers = std::min<size_t>(p.reads_in_flight, p.expert_places);
+    for (size_t i = 0; i < readers; ++i) workers_.emplace_back([this] { work(); });
 }
 
 ExpertCache::~ExpertCache() {
@@ -35,7 +37,7 @@ void ExpertCache::work() {
         work_.wait(lock, [&] { return stopped_ || !to_read_.empty(); });
         if (stopped_) return;
         const uint32_t place = to_read_.front();
-        to_read_.pop_front();
+        to_read_.erase(to_read_.begin());
         const uint32_t segment = places_[place].segment;
         const size_t size = static_cast<size_t>(package_.segments[segment].size);
         lock.unlock();
@@ -81,13 +83,13 @@ void ExpertCache::feed() {
     while (!expected_.empty()) {
         const uint32_t segment = expected_.front();
         if (where_[segment] == NONE && !start(segment, false)) return;
-        expected_.pop_front();
+        expected_.erase(expected_.begin());
     }
     // One guess at a time, so that no expert that turns out to be wanted waits for many that are not.
     const bool idle = std::none_of(places_.begin(), places_.end(), [](const Place &p) { return p.loading; });
     while (idle && !guessed_.empty()) {
         const uint32_t segment = guessed_.front();
-        guessed_.pop_front();
+        guessed_.erase(guessed_.begin());
         if (where_[segment] == NONE) {
             if (start(segment, false)) places_[where_[segment]].expected = false;
             return;

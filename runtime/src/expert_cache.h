@@ -5,7 +5,6 @@
 
 #include <atomic>
 #include <condition_variable>
-#include <deque>
 #include <exception>
 #include <mutex>
 #include <thread>
@@ -50,8 +49,8 @@ class ExpertCache {
     uint64_t place_bytes_ = 0;
     std::vector<uint32_t> where_; // place by segment; NONE: nowhere
     std::vector<Place> places_;
-    std::deque<uint32_t> expected_, guessed_; // not begun yet
-    std::deque<uint32_t> to_read_;  // places
+    std::vector<uint32_t> expected_, guessed_; // not begun yet; room is taken once
+    std::vector<uint32_t> to_read_;            // places
     uint32_t held_ = NONE;          // the place whose weights are in use
     uint64_t clock_ = 0;
     std::atomic<uint64_t> asked_{0}, missed_{0}, bytes_read_{0};

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,9 @@ import torch
 from gguf import GGMLQuantizationType as Type
 from transformers import AutoModelForCausalLM
 
+from n730c.artifacts import split_block_name
 from n730c.cli import run
+from n730c.dtypes import Format
 from n730c.evaluate import compare_logits
 from n730c.package import read_package
 from n730c.quant import dequantize
@@ -53,6 +56,26 @@ def test_other_types_are_rounded_again_with_a_notice(tmp_path: Path, capfd: pyte
     assert [line for line in err.splitlines() if "note:" in line] == [
         "n730c: note: tensors that no format here holds bit for bit are decoded and rounded again: 25 of type Q6_K."
     ]
+
+
+def test_experts_of_a_gguf_file(models: Callable[[str], Path], tmp_path: Path) -> None:
+    """Mixtral as llama.cpp stores it: all experts of a layer in one tensor for gate, one for up, one for down."""
+    router = "block_sparse_moe.gate.weight"
+    weights = write_gguf(
+        models("mixtral"), tmp_path / "a.gguf", lambda name: Type.F32 if name.endswith(router) else Type.Q4_0
+    )
+    run(["build", str(tmp_path / "a.gguf"), "--target", "gt730", "--no-tune", "-o", str(tmp_path / "a.n730")])
+    content = read_package(tmp_path / "a.n730")
+    experts = 0
+    for index, tensor in enumerate(content.program.tensors):
+        name, rows = split_block_name(tensor.name)
+        if "experts" in name:
+            assert tensor.format is Format.INT4
+            stored = dequantize(tensor.format, content.tensor_bytes(index), tensor.rows, tensor.cols)
+            assert np.array_equal(stored, weights[name].reshape(-1, tensor.cols)[rows]), tensor.name
+            experts += 1
+    assert experts == 3 * 8 * 3
+    assert np.isfinite(runtime_logits(tmp_path / "a.n730", held_out_ids(30), tmp_path)).all()
 
 
 def test_a_plan_from_a_gguf_file(tmp_path: Path) -> None:
