@@ -64,7 +64,7 @@ struct Loop {
 class Memory {
   public:
     static constexpr size_t MOST_BYTES = size_t{64} << 20;
-    static constexpr uint64_t MOST_WORK = 40'000'000;
+    static constexpr uint64_t MOST_WORK = 10'000'000;
     static constexpr uint32_t DEEPEST = 64; // lists and mappings within each other
 
     // Throw Failure when there is too much of it.
