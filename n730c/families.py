@@ -83,8 +83,9 @@ FAMILIES: tuple[Family, ...] = (
     Family("Phi-3, Phi-4", "phi3", "fused projections", {"sliding_window": 24}),
     Family(
         "Phi-3, long context", "phi3", "LongRoPE, the factors chosen by the context of the package",
-        _rope(rope_type="longrope", original_max_position_embeddings=48, short_factor=[1.0, 1.1] * 4,
-              long_factor=[1.5, 4.0] * 4),
+        {"original_max_position_embeddings": 48,
+         **_rope(rope_type="longrope", original_max_position_embeddings=48, short_factor=[1.0, 1.1] * 4,
+                 long_factor=[1.5, 4.0] * 4)},
     ),
     Family("GPT-2", "gpt2", "learned positions, LayerNorm, GELU, weights the other way round", _GPT2),
     Family("StarCoder (GPT BigCode)", "gpt_bigcode", "one head of keys and values for all, learned positions", _GPT2),

@@ -44,7 +44,7 @@ def test_functions_are_known_by_their_values(spelled: str, ops: list[Op]) -> Non
 
 def test_a_function_that_nobody_knows_is_refused() -> None:
     with pytest.raises(UnsupportedModel, match=r"ATen op aten\.\w+.* in model\.layers\.0\.mlp"):
-        graph_of(transformers.LlamaConfig(**ONE_LAYER, hidden_act="tanh"))
+        graph_of(transformers.LlamaConfig(**ONE_LAYER, hidden_act="mish"))
 
 
 def family(name: str) -> Family:
@@ -80,7 +80,6 @@ def test_rope_that_depends_on_the_length_is_made_for_the_context(name: str) -> N
         ("GPT-2", {"n_positions": 300}, r"transformer\.wpe\.weight: shape \(expected \[300, 64\], found \[256, 64\]\)"),
         ("Gemma 2", {"num_hidden_layers": 1}, r"config\.json describes fewer layers than are stored"),
         ("Falcon 40B", {"num_kv_heads": 4}, r"query_key_value\.weight: shape"),
-        ("GPT-NeoX, Pythia", {"rotary_pct": 0.1}, r"\(expected"),
     ],
 )
 def test_numbers_that_do_not_fit_the_tensors(name: str, changes: dict[str, Any], expected: str, tmp_path: Path) -> None:
@@ -99,7 +98,7 @@ def test_a_checkpoint_without_the_models_prefix(tmp_path: Path) -> None:
     folder = make_family(tmp_path, family("GPT-2"))
     stored = load_file(folder / "model.safetensors")
     bare = {name.removeprefix("transformer."): tensor.clone() for name, tensor in stored.items()}
-    bare["h.0.attn.masked_bias"] = bare["ln_f.bias"][:1].clone()
+    bare["h.0.attn.bias"] = bare["ln_f.bias"][:1].clone()
     save_file(bare, folder / "model.safetensors")
     graph, checkpoint = load_model(folder)
     assert "h.0.attn.c_attn.weight|transpose" in {p.name for p in graph.params}
