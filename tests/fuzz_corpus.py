@@ -1,4 +1,4 @@
-"""Seeds for the fuzz targets: tiny valid packages, a format each, and chat programs. ``python -m tests.fuzz_corpus DIR``"""
+"""Seeds for the fuzz targets: tiny valid packages, one a format, and chat programs. `python -m tests.fuzz_corpus D`"""
 
 from __future__ import annotations
 
