@@ -84,6 +84,15 @@ class Isa(IntEnum):
     AVX512 = 4  # AVX-512 F, BW, DQ, VL and VNNI (Ice Lake, Zen 4)
 
 
+class GpuArch(IntEnum):
+    """Architectures of graphics cards. An image for one is a cubin, whose kernels are found by name."""
+
+    SM_35 = 35  # Kepler GK110, GK208
+    SM_50 = 50  # Maxwell
+    SM_52 = 52
+    SM_61 = 61  # Pascal
+
+
 class Maker(IntEnum):
     NONE = 0
     TEMPLATE = 1
@@ -294,8 +303,11 @@ class Entry:
 
 @dataclass(frozen=True)
 class KernelImage:
-    """A flat, position-independent image. ``entries`` has one Entry a ``Program.kernels`` element."""
+    """A flat, position-independent image, or a cubin. ``entries`` has one Entry a ``Program.kernels`` element.
 
-    isa: Isa
+    A cubin's are all NONE: its kernels have names (runtime/FORMAT.md, IMAGES) and serve every step.
+    """
+
+    isa: Isa | GpuArch
     code: bytes
     entries: tuple[Entry, ...]

@@ -16,6 +16,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from n730c.artifacts import GpuArch
 from n730c.errors import N730Error, UsageError
 from n730c.files import write_page
 from n730c.report import print_forecasts, print_package, show_size
@@ -53,6 +54,16 @@ def parse_size(text: str) -> int:
     if not 0 < size < 1 << 63:
         raise typer.BadParameter(f"not a size (expected something like 512M or 1.5G, found {text!r})")
     return size
+
+
+def parse_gpus(text: str) -> tuple[GpuArch, ...]:
+    """``sm_35,sm_50`` → architectures, each once. Raises typer.BadParameter."""
+    names = [name.strip().upper() for name in text.split(",")]
+    known = ", ".join(arch.name.lower() for arch in GpuArch)
+    for name in names:
+        if name not in GpuArch.__members__:
+            raise typer.BadParameter(f"not a graphics card's architecture (expected {known}, found {name.lower()!r})")
+    return tuple(dict.fromkeys(GpuArch[name] for name in names))
 
 
 class KV(StrEnum):
@@ -105,6 +116,10 @@ def build(
     ] = None,
     chat: Annotated[bool, typer.Option(help="compile the model's chat template")] = True,
     tune: Annotated[bool, typer.Option(help="time the kernel makers on this machine and take the faster")] = True,
+    gpu: Annotated[
+        str | None,
+        typer.Option(metavar="ARCH", help="also kernels for NVIDIA cards: sm_35 (GT 730), sm_50, sm_52, sm_61; commas"),
+    ] = None,
     dump: Annotated[Path | None, typer.Option(metavar="DIR", help="write IR, program and plan here")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="print a summary as JSON on stdout")] = False,
 ) -> None:
@@ -137,6 +152,7 @@ def build(
         chat=chat,
         tune=tune,
         dump=dump,
+        gpu=parse_gpus(gpu) if gpu else (),
     )
     summary = run(options, errors)
     if as_json:

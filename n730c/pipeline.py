@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import lru_cache
 from importlib import metadata
 from pathlib import Path
@@ -13,8 +13,8 @@ from typing import Any
 
 from rich.console import Console
 
-from n730c.artifacts import OVERHEAD, Plan, Program, split_block_name
-from n730c.codegen import build_images
+from n730c.artifacts import OVERHEAD, GpuArch, Plan, Program, split_block_name
+from n730c.codegen import build_gpu_images, build_images
 from n730c.dtypes import Format
 from n730c.dump import dump_value
 from n730c.errors import BudgetExceeded, UsageError
@@ -80,6 +80,7 @@ class Options:
     tune: bool = True
     dump: Path | None = None
     chat: bool = True
+    gpu: tuple[GpuArch, ...] = ()  # cards that the package has kernels for
 
 
 def choose_context(asked: int | None, graph: Graph, program: Program, ram_bytes: int) -> int:
@@ -305,8 +306,12 @@ def build(options: Options, console: Console) -> dict[str, Any]:
 
             done = stages.begin("making kernels")
             images, kernels = build_images(program.kernels, target.isa_level, tune=options.tune, progress=done)
+            gpu = build_gpu_images(program, options.gpu) if options.gpu else ()
+            images += tuple(made.image for made in gpu)
             done(1, 1, "")
             meta = _provenance(options, precision, checkpoint, target) | {"kernels": kernels}
+            if gpu:
+                meta["gpu_kernels"] = {made.image.isa.name.lower(): [asdict(f) for f in made.figures] for made in gpu}
             excess = package_size(program, plans, images, tokenizer, chat_section, meta) - (
                 options.max_bytes or 1 << 63
             )

@@ -8,7 +8,7 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-from n730c.artifacts import CACHE_FORMATS, NONE, PIECE, BufferKind, Isa, Maker, Scope, StepOp
+from n730c.artifacts import CACHE_FORMATS, NONE, PIECE, BufferKind, GpuArch, Isa, Maker, Scope, StepOp
 from n730c.dtypes import Format, matrix_bytes, round_up, vector_bytes
 from n730c.errors import PackageError
 from n730c.package import layout as lay
@@ -199,7 +199,12 @@ def check_images(table: bytes, code: bytes, kernel_count: int) -> None:
     end = 0
     for i, image in enumerate(images):
         start = round_up(end, 64)
-        if image.isa > max(Isa) or image.isa in (other.isa for other in images[:i]) or image.zero or image.zeros:
+        if (
+            image.isa not in (*Isa, *GpuArch)
+            or image.isa in (other.isa for other in images[:i])
+            or image.zero
+            or image.zeros
+        ):
             raise fail(f"image {i}", "an ISA of its own", str(image.isa))
         if image.offset != start or not 1 <= image.size <= len(code) - start or any(code[end:start]):
             raise fail(f"image {i}", f"at {start} of CODE, behind zeros", f"{image.size} bytes at {image.offset}")
@@ -207,6 +212,8 @@ def check_images(table: bytes, code: bytes, kernel_count: int) -> None:
         for j, e in enumerate(entries[i * kernel_count : (i + 1) * kernel_count]):
             inside = e.maker != Maker.NONE and e.offset < image.size
             absent = e.maker == Maker.NONE and e.offset == NONE
+            if image.isa in tuple(GpuArch):
+                inside = False  # its kernels are found by name
             if not (inside or absent) or e.maker > max(Maker) or any(e.zeros):
                 raise fail(f"entry {j} of image {i}", f"inside {image.size} bytes", f"{e.offset}, maker {e.maker}")
     if end != len(code):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from n730c.artifacts import NONE
+from n730c.artifacts import NONE, GpuArch
 from n730c.errors import UsageError
 from n730c.files import write_whole
 from n730c.package.layout import HEADER_BYTES
@@ -96,8 +96,9 @@ def describe(package: Package) -> dict[str, Any]:
 
 
 def extract(package: Package, folder: Path | str) -> list[Path]:
-    """Write every kernel image to ``folder`` (made if missing) as ``kernels.ISA.bin``; returns the files' paths.
+    """Write every kernel image to ``folder`` (made if missing); returns the files' paths.
 
+    They are called ``kernels.ISA.bin``, those for graphics cards ``kernels.sm_35.cubin`` and so on.
     Raises UsageError if they cannot be written.
     """
     folder = Path(folder)
@@ -105,7 +106,8 @@ def extract(package: Package, folder: Path | str) -> list[Path]:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         for image in package.images:
-            path = folder / f"kernels.{image.isa.name.lower()}.bin"
+            ending = "cubin" if isinstance(image.isa, GpuArch) else "bin"
+            path = folder / f"kernels.{image.isa.name.lower()}.{ending}"
             write_whole(path, image.code)
             written.append(path)
     except OSError as error:

@@ -15,6 +15,7 @@ from n730c.artifacts import (
     Cache,
     Entry,
     Event,
+    GpuArch,
     Isa,
     KernelImage,
     KernelSpec,
@@ -182,6 +183,10 @@ def _images(sections: dict[Kind, bytes], kernels: int) -> tuple[KernelImage, ...
     end = lay.IMAGES_HEAD.size + count * lay.IMAGE.size
     entries = [Entry(offset, Maker(maker)) for offset, maker, _ in lay.ENTRY.iter_unpack(table[end:])]
     return tuple(
-        KernelImage(Isa(isa), code[offset : offset + size], tuple(entries[i * kernels : (i + 1) * kernels]))
+        KernelImage(
+            Isa(isa) if isa <= max(Isa) else GpuArch(isa),
+            code[offset : offset + size],
+            tuple(entries[i * kernels : (i + 1) * kernels]),
+        )
         for i, (isa, _, offset, size, _) in enumerate(lay.IMAGE.iter_unpack(table[lay.IMAGES_HEAD.size : end]))
     )

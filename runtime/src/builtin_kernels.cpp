@@ -50,7 +50,13 @@ n730_kernel builtin_kernel(uint16_t op, uint8_t format, Isa isa) {
 
 const char *isa_name(Isa isa) {
     static const char *const names[] = {"sse2", "ssse3", "avx", "avx2", "avx512"};
-    return names[uint32_t(isa)];
+    switch (isa) {
+    case Isa::SM_35: return "sm_35";
+    case Isa::SM_50: return "sm_50";
+    case Isa::SM_52: return "sm_52";
+    case Isa::SM_61: return "sm_61";
+    default: return names[uint32_t(isa)];
+    }
 }
 
 }  // namespace n730

@@ -15,7 +15,7 @@ Isa cpu_isa();
 // gains over it does not reach past the memory.
 Isa builtin_isa(Isa isa);
 
-const char *isa_name(Isa isa); // "sse2", "ssse3", "avx", "avx2", "avx512"
+const char *isa_name(Isa isa); // "sse2", "ssse3", "avx", "avx2", "avx512"; "sm_35" and so on
 
 // The kernel of a step. op: FORMAT.md, STEPS; format: that of the weight for EMBED and LINEAR, of the cache for KV_STORE
 // and ATTENTION, for ROPE p3 and for UNARY p0, and not looked at for others;

@@ -391,12 +391,14 @@ void Executor::run(size_t begin, size_t end) {
 }
 
 void Executor::body(const int32_t *ids, int64_t n, int64_t position) {
+    if (device_ != nullptr) return device_->body(ids, n, position);
     arrange(n, arranged_head_ > 0 ? arranged_head_ : 1);
     set_body(ids, n, position);
     run(0, head_first_);
 }
 
 const float *Executor::head(int64_t first, int64_t n) {
+    if (device_ != nullptr) return device_->head(first, n);
     arrange(arranged_body_, n);
     set_head(first, n);
     run(head_first_, calls_.size());
@@ -404,6 +406,10 @@ const float *Executor::head(int64_t first, int64_t n) {
 }
 
 const float *Executor::body_and_last(const int32_t *ids, int64_t n, int64_t position) {
+    if (device_ != nullptr) {
+        device_->body(ids, n, position);
+        return device_->head(n - 1, 1);
+    }
     arrange(n, 1);
     set_body(ids, n, position);
     set_head(n - 1, 1);

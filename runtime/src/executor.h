@@ -1,5 +1,6 @@
 // Runs a program: one array of calls, made once, walked by all threads for every batch of tokens.
 #pragma once
+#include "device_cuda.h"
 #include "expert_cache.h"
 #include "kernels.h"
 #include "package.h"
@@ -16,6 +17,9 @@ class Executor {
     // roughly) are left to one thread, as waiting for the others would cost more.
     Executor(const Package &package, size_t plan, uint8_t *arena, const KernelSet &kernels, ThreadPool &pool,
              Reader *reader = nullptr, int64_t serial_work = 4096);
+
+    // From now on all steps run on the card, which outlives the executor.
+    void use(DeviceCuda *device) { device_ = device; }
 
     const Plan &plan() const { return plan_; }
     int64_t vocab() const { return package_.program.vocab; }
@@ -96,6 +100,7 @@ class Executor {
     const Plan &plan_;
     ThreadPool &pool_;
     Reader *const reader_;
+    DeviceCuda *device_ = nullptr;
     RowReader rows_;
     ExpertCache experts_;
     std::vector<std::vector<uint32_t>> chosen_; // experts that the last tokens chose, layer by layer; room is taken once

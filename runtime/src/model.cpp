@@ -43,12 +43,21 @@ Arena::Arena(uint64_t bytes) : data_(static_cast<uint8_t *>(platform::allocate(b
 Arena::~Arena() { platform::release(data_, bytes_); }
 
 size_t Model::choose(const RunOptions &options) const {
-    if (options.device == "cuda")
-        throw Error("the package has no plan for a GPU", "a plan with VRAM", "plans for the CPU",
-                    "Run with --device auto or cpu.");
     const PlanChoice choice = choose_plan(package, options.ram, platform::free_ram());
     if (!choice.plan) throw Error(choice.why);
     return *choice.plan;
+}
+
+// What stands in the way is said in one line, and the CPU computes.
+std::unique_ptr<DeviceCuda> Model::open_gpu(const RunOptions &options) const {
+    if (options.device != "cuda") return nullptr;
+    std::string why;
+    std::unique_ptr<DeviceCuda> device = DeviceCuda::open(package, plan_index, options.trust, why);
+    if (device == nullptr)
+        say("the CPU computes: " + why);
+    else
+        say("computing on " + device->card().describe() + " with " + format_size(device->vram_bytes()) + " of its memory");
+    return device;
 }
 
 const uint8_t *Model::tables() {
@@ -67,6 +76,7 @@ void Model::load() {
         Progress progress("loading", total, "");
         reader.load([&](uint64_t bytes) { progress.advance(bytes); });
     }
+    if (gpu != nullptr) gpu->load(arena.data());
     loaded_bytes = total;
     load_seconds = platform::seconds() - start;
     if (untrusted_code_) say("running on built-in kernels; --trust would run the package's own code");
@@ -89,9 +99,11 @@ Model::Model(const RunOptions &options)
       reader(package, plan_index, arena.data(),
              // One more than reads at once: while it checks sums, the others read.
              options.readers > 0 ? options.readers : static_cast<int>(plan().reads_in_flight) + 1, pool.size()),
+      gpu(open_gpu(options)),
       executor(package, plan_index, arena.data(), kernels, pool, &reader),
       untrusted_code_(!options.trust && options.kernels == KernelChoice::AUTO && !package.images.empty()) {
     source.file().forget(); // the tables are in memory now
+    if (gpu != nullptr) executor.use(gpu.get());
 }
 
 std::vector<int32_t> encode_text(const Tokenizer &tokenizer, const std::string &text, bool add_special,

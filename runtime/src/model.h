@@ -81,11 +81,13 @@ class Model {
     KernelSet kernels;
     ThreadPool pool;
     Reader reader;
+    std::unique_ptr<DeviceCuda> gpu; // computes everything, if there
     Executor executor;
 
   private:
     const bool untrusted_code_; // there is some, and it is left aside
     size_t choose(const RunOptions &options) const;
+    std::unique_ptr<DeviceCuda> open_gpu(const RunOptions &options) const;
     void say_plan() const;
     const uint8_t *tables();
 };

@@ -8,7 +8,10 @@ namespace {
 constexpr uint32_t MAX_DIM = 1u << 24;
 constexpr uint32_t MAX_IMAGES = 16;
 constexpr uint8_t LAST_MAKER = 2;
-constexpr uint32_t LAST_ISA = uint32_t(Isa::AVX512);
+
+bool known(Isa isa) {
+    return isa <= Isa::AVX512 || isa == Isa::SM_35 || isa == Isa::SM_50 || isa == Isa::SM_52 || isa == Isa::SM_61;
+}
 
 std::string str(uint64_t n) { return std::to_string(n); }
 
@@ -41,7 +44,7 @@ void read_images(Package &package) {
         const uint8_t *r = bytes.data() + 16 + i * 32;
         const std::string name = "image " + str(i);
         const Image image{Isa(be32(r)), be64(r + 8), be64(r + 16)};
-        need(be32(r) <= LAST_ISA, "E_IMAGE", name + ": ISA", "0 to " + str(LAST_ISA), be32(r));
+        need(known(image.isa), "E_IMAGE", name + ": ISA", "0 to 4, 35, 50, 52 or 61", be32(r));
         for (const Image &other : package.images)
             need(other.isa != image.isa, "E_IMAGE", name + ": ISA", "one that no other image has", be32(r));
         need(be32(r + 4) == 0 && be64(r + 24) == 0, "E_IMAGE", name + ": reserved bytes", "zeros", 1);
@@ -63,6 +66,8 @@ void read_images(Package &package) {
             const Entry entry{be32(r), r[4]};
             need(entry.maker <= LAST_MAKER && all_zero(r + 5, 3), "E_IMAGE", "maker of kernel " + str(k), "0 to 2",
                  entry.maker);
+            need(entry.maker == 0 || gpu_architecture(image.isa) == 0, "E_IMAGE", "maker of kernel " + str(k),
+                 "0 in an image for a graphics card", entry.maker);
             need((entry.offset == NONE) == (entry.maker == 0), "E_IMAGE", "maker of kernel " + str(k),
                  "0 exactly where there is no entry", entry.maker);
             need(entry.offset == NONE || entry.offset < image.size, "E_IMAGE", "entry of kernel " + str(k),

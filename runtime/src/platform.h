@@ -48,6 +48,11 @@ void release(void *memory, uint64_t bytes);
 // Memory for code: writable first, then executable and no longer writable.
 bool make_executable(void *memory, uint64_t bytes);
 
+// A library of the system, by its plain file name; nullptr if there is none. And what it exports, likewise.
+void *open_library(const char *name);
+void *library_symbol(void *library, const char *name);
+void close_library(void *library);
+
 uint64_t free_ram();  // bytes that this process can have in all without swapping, limits of control groups included;
                       // 0: unknown
 uint64_t peak_rss();  // bytes, of this process so far

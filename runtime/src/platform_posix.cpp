@@ -7,6 +7,7 @@
 #include <csignal>
 #include <cstdlib>
 #include <cstring>
+#include <dlfcn.h>
 #include <fcntl.h>
 #include <poll.h>
 #include <pthread.h>
@@ -137,6 +138,10 @@ void *allocate(uint64_t bytes) {
 }
 
 void release(void *memory, uint64_t bytes) { ::munmap(memory, bytes); }
+
+void *open_library(const char *name) { return ::dlopen(name, RTLD_NOW | RTLD_LOCAL); }
+void *library_symbol(void *library, const char *name) { return ::dlsym(library, name); }
+void close_library(void *library) { ::dlclose(library); }
 
 bool make_executable(void *memory, uint64_t bytes) { return ::mprotect(memory, bytes, PROT_READ | PROT_EXEC) == 0; }
 

@@ -122,6 +122,12 @@ void remove_file(const std::string &path) { ::DeleteFileW(wide(path).c_str()); }
 
 void *allocate(uint64_t bytes) { return ::VirtualAlloc(nullptr, bytes, MEM_RESERVE | MEM_COMMIT, PAGE_READWRITE); }
 void release(void *memory, uint64_t) { ::VirtualFree(memory, 0, MEM_RELEASE); }
+void *open_library(const char *name) { return ::LoadLibraryA(name); }
+void *library_symbol(void *library, const char *name) {
+    return reinterpret_cast<void *>(::GetProcAddress(static_cast<HMODULE>(library), name));
+}
+void close_library(void *library) { ::FreeLibrary(static_cast<HMODULE>(library)); }
+
 bool make_executable(void *memory, uint64_t bytes) {
     DWORD before;
     return ::VirtualProtect(memory, bytes, PAGE_EXECUTE_READ, &before) != 0;

@@ -21,6 +21,28 @@ N730_DEVICE unsigned short float_to_half(float f) {
     asm("cvt.rn.f16.f32 %0, %1;" : "=h"(h) : "f"(f));
     return h;
 }
+/* Vectors to and from shared memory. In plain C++ the compiler takes them apart and puts them together again, and not twice in
+ * the same way: two builds would not have the same bytes. */
+N730_DEVICE float4 load4(const float *shared) {
+    float4 v;
+    asm volatile("ld.shared.v4.f32 {%0, %1, %2, %3}, [%4];"
+                 : "=f"(v.x), "=f"(v.y), "=f"(v.z), "=f"(v.w)
+                 : "l"(__cvta_generic_to_shared(shared)));
+    return v;
+}
+N730_DEVICE float2 load2(const float *shared) {
+    float2 v;
+    asm volatile("ld.shared.v2.f32 {%0, %1}, [%2];" : "=f"(v.x), "=f"(v.y) : "l"(__cvta_generic_to_shared(shared)));
+    return v;
+}
+N730_DEVICE void store4(float *shared, float a, float b, float c, float d) {
+    asm volatile("st.shared.v4.f32 [%0], {%1, %2, %3, %4};"
+                 :: "l"(__cvta_generic_to_shared(shared)), "f"(a), "f"(b), "f"(c), "f"(d)
+                 : "memory");
+}
+N730_DEVICE void store2(float *shared, float a, float b) {
+    asm volatile("st.shared.v2.f32 [%0], {%1, %2};" :: "l"(__cvta_generic_to_shared(shared)), "f"(a), "f"(b) : "memory");
+}
 #endif
 
 N730_DEVICE unsigned swap_bytes(unsigned v) { return __byte_perm(v, 0, 0x0123); }

@@ -34,11 +34,8 @@ N730_DEVICE void stage_activations(const n730_cuda_call &call, float *x, int tok
                 sum = (float)__ldg((const int *)side + groups + base + g);
             }
         }
-        *(float4 *)(record + 4 * four) = v;
-        if (four == 0) {
-            record[32] = scale;
-            record[33] = F::OFFSET * sum;
-        }
+        store4(record + 4 * four, v.x, v.y, v.z, v.w);
+        if (four == 0) store2(record + 32, scale, F::OFFSET * sum);
     }
 }
 
@@ -48,7 +45,7 @@ struct Columns {
     static __device__ __forceinline__ void add(const unsigned (&words)[4][F::LOADS], const float *x, float (&acc)[4][COLUMNS]) {
         float4 v[COLUMNS];
 #pragma unroll
-        for (int c = 0; c < COLUMNS; c++) v[c] = *(const float4 *)(x + c * CHUNK * RECORD + J);
+        for (int c = 0; c < COLUMNS; c++) v[c] = load4(x + c * CHUNK * RECORD + J);
 #pragma unroll
         for (int r = 0; r < 4; r++) {
             const float w0 = __uint_as_float(F::template field<J>(words[r])), w1 = __uint_as_float(F::template field<J + 1>(words[r]));
@@ -84,14 +81,16 @@ N730_DEVICE void group_products(const unsigned char *block, int quad, const floa
         for (int c = 0; c < COLUMNS; c++) product[r][c] = 0.0f;
     Columns<F, COLUMNS, CHUNK, 0>::add(words, x, product);
     const unsigned pair[2] = {swap_halves(scales.x), swap_halves(scales.y)};
+    float2 side[COLUMNS]; /* scale of the activations, OFFSET × their sum */
+#pragma unroll
+    for (int c = 0; c < COLUMNS; c++) side[c] = load2(x + c * CHUNK * RECORD + 32);
     const float unit = F::MULTIPLE * power_of_two(149 - EXPONENT);
 #pragma unroll
     for (int r = 0; r < 4; r++) {
         const float ws = half_to_float((unsigned short)(r % 2 ? pair[r / 2] >> 16 : pair[r / 2]));
 #pragma unroll
         for (int c = 0; c < COLUMNS; c++) {
-            const float *side = x + c * CHUNK * RECORD + 32;
-            product[r][c] = fmaf(product[r][c], unit, -side[1]) * (ws * side[0]);
+            product[r][c] = fmaf(product[r][c], unit, -side[c].y) * (ws * side[c].x);
         }
     }
 }
@@ -126,8 +125,8 @@ N730_DEVICE void linear(const n730_cuda_call &call, int rows, int cols) {
 #pragma unroll
                 for (int c = 2 * i; c < 2 * i + WIDE; c++)
                     if (slot < here)
-                        *(float4 *)(parts[warp] + (c - 2 * i) * PART_ROW + slot * TILE + 4 * quad) =
-                            float4{product[0][c], product[1][c], product[2][c], product[3][c]};
+                        store4(parts[warp] + (c - 2 * i) * PART_ROW + slot * TILE + 4 * quad, product[0][c], product[1][c],
+                               product[2][c], product[3][c]);
                 __syncwarp();
                 if (side < WIDE) {
                     const float *mine = parts[warp] + side * PART_ROW + row;

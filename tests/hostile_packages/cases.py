@@ -708,6 +708,8 @@ def _rest() -> Iterator[Case]:
         ("reserved_bytes", 15, b"\1"),
         ("isa_unknown", isa0, b"\0\0\0\5"),
         ("isa_twice", isa0, b"\0\0\0\3"),
+        ("isa_of_no_card", isa0, b"\0\0\0\x24"),
+        ("for_a_card_with_entries", isa0, b"\0\0\0\x23"),
         ("record_reserved_word", isa0 + 4, b"\0\0\0\1"),
         ("record_reserved_bytes", isa0 + 31, b"\1"),
         ("offset_not_where_it_must_be", isa0 + 8, struct.pack(">Q", 64)),
@@ -857,6 +859,10 @@ def accepted() -> Iterator[tuple[str, bytes]]:
     early = forge.record(Kind.STEPS, forge.step(StepOp.ROPE)).in0  # dead long before
     where = bytes(forge.sections[Kind.OFFSETS][8 * early : 8 * early + 8])
     yield "dead_buffer_reused", forge.poke(Kind.OFFSETS, 8 * step.out, where).build()
+    forge = Forge(good())
+    first, each = 16 + 64, 8 * forge.count(Kind.KERNELS)
+    forge.poke(Kind.IMAGES, first, (b"\xff" * 4 + bytes(4)) * (each // 8))
+    yield "image_for_a_card", forge.poke(Kind.IMAGES, 16, b"\0\0\0\x23").build()
     forge = Forge(good())
     yield "no_images", forge.replace(Kind.IMAGES, bytes(16)).replace(Kind.CODE, b"").build()
     forge = Forge(good())

@@ -27,6 +27,9 @@ struct dim3 {
 struct uint2 {
     unsigned x, y;
 };
+struct float2 {
+    float x, y;
+};
 struct alignas(16) uint4 {
     unsigned x, y, z, w;
 };
@@ -190,6 +193,10 @@ static inline unsigned __byte_perm(unsigned a, unsigned b, unsigned selector) {
     for (int i = 0; i < 4; i++) out |= unsigned(both >> 8 * (selector >> 4 * i & 7) & 255) << 8 * i;
     return out;
 }
+static inline float4 load4(const float *p) { return *(const float4 *)p; }
+static inline float2 load2(const float *p) { return {p[0], p[1]}; }
+static inline void store4(float *p, float a, float b, float c, float d) { *(float4 *)p = {a, b, c, d}; }
+static inline void store2(float *p, float a, float b) { p[0] = a, p[1] = b; }
 static inline float half_to_float(unsigned short h) { return float(bits_as<_Float16>(h)); }
 static inline unsigned short float_to_half(float f) { return bits_as<unsigned short>(_Float16(f)); }
 #endif

@@ -1,0 +1,76 @@
+"""A program to cubins: its CUDA kernels, compiled for each architecture and held against their static limits."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from n730c.artifacts import NONE, Entry, GpuArch, KernelImage, Maker, Program, Step, StepOp
+from n730c.codegen import cubin, cuda
+from n730c.codegen.cubin import KernelFigures
+from n730c.codegen.cuda import CudaKernel
+from n730c.codegen.nvrtc import Nvrtc
+from n730c.codegen.render import cuda_headers
+from n730c.errors import ToolchainError
+
+
+@dataclass(frozen=True)
+class GpuImage:
+    """A package's image for one architecture, and what its compiler measured."""
+
+    image: KernelImage
+    figures: tuple[KernelFigures, ...]
+
+
+def _of_step(program: Program, step: Step) -> tuple[CudaKernel, ...]:
+    """The kernels that a step may be launched with. The runtime (device_cuda.cpp) knows them by the same names."""
+    weight = program.tensors[step.weight] if step.weight != NONE else None
+    width = program.buffers[step.inputs[0] if step.inputs else step.out].width
+    cache = program.caches[step.ints[0]] if step.op in (StepOp.KV_STORE, StepOp.ATTENTION) else None
+    if weight and not weight.is_vector and weight.format not in cuda.MATRIX_FORMATS:
+        raise ToolchainError(f"no CUDA kernel reads {weight.format.name} yet", hint="Build without --gpu.")
+    if weight and step.op is StepOp.LINEAR:
+        return tuple(cuda.linear(weight.format, weight.rows, weight.cols, n) for n in cuda.COLUMNS)
+    if weight and step.op is StepOp.EMBED:
+        return (cuda.embed(weight.format, weight.rows, weight.cols),)
+    if cache and step.op is StepOp.KV_STORE:
+        return (cuda.kv_store(cache.format, cache.kv_heads, cache.head_dim),)
+    if cache and step.op is StepOp.ATTENTION:
+        return (cuda.attention(cache.format, step.ints[1], cache.kv_heads, cache.head_dim, cache.window),)
+    if step.op is StepOp.RMS_NORM:
+        return (cuda.rms_norm(width),)
+    if step.op is StepOp.QUANTIZE:
+        return (cuda.quantize(width),)
+    if step.op is StepOp.ROPE_TABLE:
+        return (cuda.rope_table(width // 2),)
+    if step.op is StepOp.ROPE:
+        return (cuda.rope(step.ints[0], step.ints[1], step.ints[2]),)
+    if step.op in (StepOp.ADD, StepOp.MUL, StepOp.SILU, StepOp.SILU_MUL):
+        return (cuda.elementwise(step.op, width),)
+    raise ToolchainError(f"no CUDA kernel computes {step.op.name}", hint="Build without --gpu.")
+
+
+def kernels_of(program: Program) -> tuple[CudaKernel, ...]:
+    """Every kernel that the program's steps need, each once. Raises ToolchainError for an op that has none."""
+    found = {kernel.symbol: kernel for step in program.steps for kernel in _of_step(program, step)}
+    return tuple(found.values())
+
+
+def build_gpu_images(program: Program, architectures: tuple[GpuArch, ...]) -> tuple[GpuImage, ...]:
+    """One cubin an architecture, with all kernels of the program.
+
+    Raises ToolchainError if NVRTC is missing or fails, or if a kernel spills registers or takes too much memory.
+    """
+    kernels = kernels_of(program)
+    text, headers = cuda.source(kernels), cuda_headers()
+    nvrtc = Nvrtc()
+    entries = (Entry(NONE, Maker.NONE),) * len(program.kernels)
+    images = []
+    for architecture in architectures:
+        compiled = nvrtc.compile(text, headers, architecture.name.lower())
+        figures = cubin.figures(compiled.cubin)
+        wrong = [complaint for kernel in figures for complaint in cubin.complaints(kernel)]
+        wrong += cubin.ptx_complaints(compiled.ptx)
+        if wrong:
+            raise ToolchainError(f"a kernel for {architecture.name.lower()} is not fit: {wrong[0]}")
+        images.append(GpuImage(KernelImage(architecture, compiled.cubin, entries), figures))
+    return tuple(images)

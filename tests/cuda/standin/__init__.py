@@ -1,0 +1,41 @@
+"""The stand-in for libcuda.so.1, built with g++, and the twins of cubins that it runs in their place."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Sequence
+from pathlib import Path
+
+from n730c.codegen.render import cuda_template_folder
+from tests.cuda import emulator
+
+HERE = Path(__file__).parent
+_FLAGS = ("-std=c++17", "-O2", "-shared", "-fPIC", "-pthread", "-Wall", "-Wextra", "-Werror", "-Wno-unknown-pragmas")
+
+
+def _compile(source: Path, output: Path) -> None:
+    include = (f"-I{emulator.HERE}", f"-I{cuda_template_folder()}")
+    command = ["g++", *_FLAGS, "-ffp-contract=off", *include, str(source), "-o", str(output), "-ldl"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[:4000]
+
+
+def build_driver(folder: Path) -> None:
+    """``libcuda.so.1`` in ``folder``, for LD_LIBRARY_PATH."""
+    _compile(HERE / "libcuda.cpp", folder / "libcuda.so.1")
+
+
+def image_hash(image: bytes) -> str:
+    """FNV-1a, 64 bits, as the stand-in names images."""
+    value = 0xCBF29CE484222325
+    for byte in image:
+        value = (value ^ byte) * 0x100000001B3 & 0xFFFFFFFFFFFFFFFF
+    return f"{value:016x}"
+
+
+def build_twin(text: str, symbols: Sequence[str], image: bytes, folder: Path) -> None:
+    """What runs where ``image`` is loaded: the kernels of the .cu ``text``. ``folder`` is N730_CUDA_TWINS."""
+    name = image_hash(image)
+    source = folder / f"{name}.cpp"
+    source.write_text(emulator.twin_source(text, symbols), encoding="utf-8")
+    _compile(source, folder / f"{name}.so")

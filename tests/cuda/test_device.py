@@ -1,0 +1,118 @@
+"""Whole programs on the stand-in driver: the bits of the CPU, and one line for whatever keeps a card from computing."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from n730c.artifacts import GpuArch
+from n730c.codegen import build_gpu_images, cuda
+from n730c.codegen.gpu import kernels_of
+from n730c.codegen.nvrtc import Nvrtc
+from n730c.dtypes import Format
+from n730c.runtime import find_runtime
+from tests.cuda.standin import build_driver, build_twin
+from tests.tiny_package import Shape, tiny
+
+SHAPES = {
+    "int4": Shape(Format.INT4, hidden=72, ffn=100, batch=8, head_batch=2),
+    "f16 in blocks": Shape(Format.F16, layers=1, blocks=True, window=20, bias=False, split_silu=True),
+}
+LOST = "N730_CUDA_FAIL"
+
+
+@pytest.fixture(scope="module")
+def driver(tmp_path_factory: pytest.TempPathFactory, nvrtc: Nvrtc) -> Path:
+    """The stand-in and the twins of every package; ``NAME.n730`` are the packages."""
+    folder = tmp_path_factory.mktemp("driver")
+    build_driver(folder)
+    for name, shape in SHAPES.items():
+        toy = tiny(shape)
+        (made,) = build_gpu_images(toy.program, (GpuArch.SM_35,))
+        kernels = kernels_of(toy.program)
+        assert {figures.symbol for figures in made.figures} == {kernel.symbol for kernel in kernels}
+        build_twin(cuda.source(kernels), [kernel.symbol for kernel in kernels], made.image.code, folder)
+        replace(toy, images=(made.image,)).write(folder / f"{name}.n730")
+    return folder
+
+
+def run(driver: Path, command: str, name: str, *options: str, **settings: str) -> subprocess.CompletedProcess[bytes]:
+    """``n730-exec [COMMAND] NAME.n730 …`` with the stand-in as the machine's driver."""
+    environment = os.environ | {"LD_LIBRARY_PATH": str(driver), "N730_CUDA_TWINS": str(driver)} | settings
+    parts = [str(find_runtime()), *([command] if command else []), str(driver / f"{name}.n730"), *options]
+    return subprocess.run(parts, capture_output=True, env=environment, check=False)
+
+
+def logits(driver: Path, name: str, folder: Path, *options: str, **settings: str) -> tuple[np.ndarray, str]:
+    """Logits of 60 tokens and what was said."""
+    ids = folder / "ids"
+    ids.write_text(" ".join(str((37 * i) % 300) for i in range(60)))
+    out = folder / "logits.npy"
+    done = run(driver, "score", name, "--tokens", str(ids), "--logits", str(out), *options, **settings)
+    assert done.returncode == 0, done.stderr.decode()
+    return np.load(out), done.stderr.decode()
+
+
+@pytest.mark.parametrize("name", SHAPES)
+def test_the_bits_of_the_cpu(driver: Path, name: str, tmp_path: Path) -> None:
+    on_cpu, _ = logits(driver, name, tmp_path, "--device", "cpu")
+    on_card, said = logits(
+        driver, name, tmp_path, "--device", "cuda", "--trust", N730_CUDA_REPORT="1", N730_CUDA_DELAY="100"
+    )
+    assert "computing on GeForce GT 730 (compute capability 3.5" in said
+    np.testing.assert_array_equal(on_cpu.view(np.uint32), on_card.view(np.uint32))
+
+
+def test_generation_prints_the_same(driver: Path) -> None:
+    options = ("--prompt", "abc", "-n", "20", "--temperature", "0", "--ids")
+    by_cpu = run(driver, "", "int4", *options, "--device", "cpu")
+    by_card = run(driver, "", "int4", *options, "--device", "cuda", "--trust")
+    assert by_cpu.returncode == by_card.returncode == 0, by_card.stderr.decode()
+    assert by_cpu.stdout == by_card.stdout and by_card.stdout.strip()
+
+
+@pytest.mark.parametrize(
+    ("settings", "says"),
+    [
+        ({"LD_LIBRARY_PATH": "/nonexistent"}, "no NVIDIA driver (expected libcuda.so.1, found none)"),
+        ({"N730_CUDA_DEVICE": "none"}, "no graphics card that the NVIDIA driver can use (found CUDA_ERROR_NO_DEVICE)"),
+        ({"N730_CUDA_DRIVER": "9010"}, "the NVIDIA driver is too old (expected R450 for CUDA 11.0 or later, found one"),
+        ({"N730_CUDA_DEVICE": "GeForce GT 730,2,1"}, "GeForce GT 730 is a Fermi card (expected compute capability 3.5"),
+        ({"N730_CUDA_DEVICE": "GeForce GT 740,3,0"}, "GeForce GT 740 is too old a card"),
+        ({"N730_CUDA_DEVICE": "GeForce GTX 1050,6,1"}, "the package has no kernels for GeForce GTX 1050"),
+        ({"N730_CUDA_VRAM": "100000"}, "the graphics card has not enough memory left (expected "),
+        ({LOST: "cuMemAlloc_v2:2:2"}, "the graphics card has not enough memory left (expected "),
+    ],
+)
+def test_without_a_card_the_cpu_computes(driver: Path, settings: dict[str, str], says: str, tmp_path: Path) -> None:
+    on_cpu, _ = logits(driver, "int4", tmp_path, "--device", "cpu")
+    found, said = logits(driver, "int4", tmp_path, "--device", "cuda", "--trust", **settings)
+    assert [line for line in said.splitlines() if says in line] == [
+        line for line in said.splitlines() if "the CPU computes" in line
+    ] and said.count("the CPU computes") == 1, said
+    np.testing.assert_array_equal(on_cpu.view(np.uint32), found.view(np.uint32))
+
+
+def test_an_untrusted_package_does_not_reach_the_card(driver: Path, tmp_path: Path) -> None:
+    _, said = logits(driver, "int4", tmp_path, "--device", "cuda")
+    assert "which runs only with --trust" in said
+
+
+@pytest.mark.parametrize(
+    "fails",
+    ["cuLaunchKernel:40:719", "cuMemcpyHtoDAsync_v2:1:719", "cuMemcpyDtoHAsync_v2:3:719", "cuModuleLoadData:1:209"],
+)
+def test_a_card_that_fails_stops_cleanly(driver: Path, fails: str, tmp_path: Path) -> None:
+    out = tmp_path / "logits.npy"
+    (tmp_path / "ids").write_text("1 2 3 4 5 6 7 8 9 10 11 12 13")
+    options = ("--tokens", str(tmp_path / "ids"), "--logits", str(out), "--device", "cuda", "--trust")
+    done = run(driver, "score", "int4", *options, N730_CUDA_FAIL=fails)
+    last = done.stderr.decode().splitlines()[-1]
+    assert done.returncode == 1 and not out.exists()
+    assert last.startswith("n730-exec: error: the graphics card failed: ") and last.endswith("Run with --device cpu.")
+    assert done.stderr.decode().count("error:") == 1
