@@ -210,7 +210,7 @@ def test_missing_and_damaged_files(tmp_path: Path, toy: MakeToy) -> None:
 
 
 def test_other_files_are_converted_or_refused(toy: MakeToy, tmp_path: Path) -> None:
-    """A folder without tokenizer.json: GPT-2's two files are enough, a SentencePiece file without its library is not."""
+    """Without tokenizer.json: GPT-2's two files are enough, a SentencePiece file without its library is not."""
     spec = json.loads(toy("gpt2").original.to_str())
     (tmp_path / "config.json").write_text('{"model_type": "gpt2"}')
     (tmp_path / "vocab.json").write_text(json.dumps({**spec["model"]["vocab"], "<|endoftext|>": 2940}))
