@@ -36,7 +36,7 @@ from n730c.frontend.chat_template import read_chat_template  # noqa: E402
 from n730c.frontend.model import load_model  # noqa: E402
 from n730c.frontend.reference import Reference  # noqa: E402
 from n730c.frontend.tokenizer import compile_tokenizer  # noqa: E402
-from n730c.mixed import CANDIDATES, calibrate, items  # noqa: E402
+from n730c.mixed import calibrate, items  # noqa: E402
 from n730c.package import write_package  # noqa: E402
 from n730c.passes import run_passes  # noqa: E402
 from n730c.passes.assign import Item, assign  # noqa: E402
@@ -210,7 +210,8 @@ def assignments(subject: Subject, count: int) -> list[str]:
     bench = Assignments(subject)
     random = np.random.default_rng(0)
     names = sorted(bench.profile.divergence)
-    ladder = sorted(CANDIDATES, key=lambda fmt: fmt.bits)
+    known = set.intersection(*(set(by) for by in bench.profile.divergence.values()))  # an older profile may lack some
+    ladder = sorted(known, key=lambda fmt: (fmt.bits, fmt))
     pairs = []
     for i in range(count):
         low = int(random.integers(0, len(ladder) - 2))  # a few neighbouring formats, so that all sizes occur
