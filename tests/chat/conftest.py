@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,6 +13,9 @@ import pytest
 from n730c.chat_format import write_chat
 from n730c.frontend.chat_compiler import compile_chat
 from n730c.runtime import run_runtime
+from tests.e2e.conftest import Built
+from tests.e2e.conftest import built as built  # fixtures
+from tests.e2e.conftest import models as models
 from tests.tiny_package import Shape, tiny
 
 SPECIAL = {"bos_token": "<s>", "eos_token": "</s>", "pad_token": "<pad>"}
@@ -19,6 +23,12 @@ SMALL = Shape(layers=1, hidden=16, heads=2, kv_heads=1, head_dim=8, ffn=8, vocab
 
 Conversation = Mapping[str, Any]
 Renderer = Callable[[str, Sequence[Conversation]], list[dict[str, str]]]
+
+
+@pytest.fixture(scope="session")
+def demo(built: Built) -> Path:
+    """The demo model with its chat template."""
+    return built("demo", "int8")
 
 
 @pytest.fixture(scope="session")

@@ -23,9 +23,7 @@ from transformers.generation.logits_process import (
     TypicalLogitsWarper,
 )
 
-from tests.e2e.conftest import Built, n730_exec
-from tests.e2e.conftest import built as built
-from tests.e2e.conftest import models as models
+from tests.e2e.conftest import n730_exec
 
 ROOT = Path(__file__).parents[2]
 DEFAULTS = dict(
@@ -133,11 +131,6 @@ def test_greedy_follows_bias_and_penalties(harness: subprocess.Popen[bytes]) -> 
     assert ask(harness, logits, [], [1, 1], {}, temperature=0, frequency=0.6)[0] == 2
     assert ask(harness, logits, [1, 1], [], {}, temperature=0, frequency=9, presence=9)[0] == 1
     assert ask(harness, logits, [], [], {1: -math.inf}, temperature=0)[0] == 2
-
-
-@pytest.fixture(scope="module")
-def demo(built: Built) -> Path:
-    return built("demo", "int8")
 
 
 def lines_of(package: Path, *options: str) -> list[dict[str, object]]:

@@ -14,17 +14,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-import pytest
-
 from n730c.runtime import find_runtime
 from tests.e2e.conftest import Built, n730_exec
-from tests.e2e.conftest import built as built
-from tests.e2e.conftest import models as models
-
-
-@pytest.fixture(scope="module")
-def demo(built: Built) -> Path:
-    return built("demo", "int8")
 
 
 def talk(package: Path, lines: str, *options: str) -> subprocess.CompletedProcess[bytes]:
