@@ -115,6 +115,7 @@ Value to_integer(const Value &value, const Value &otherwise) {
 } // namespace
 
 Value call_builtin(Memory &memory, Builtin builtin, const Value *v, uint32_t n) {
+    for (uint32_t i = 0; i < n; ++i) memory.work_on_bytes(v[i].is_text() ? v[i].size : 0); // most look at all of a text
     switch (builtin) {
     case Builtin::RANGE: return range(memory, v, n);
     case Builtin::RAISE_EXCEPTION: throw Failure{std::string(to_text(memory, v[0]))};

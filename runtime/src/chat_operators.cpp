@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <new>
 
 namespace n730::chat {
 
@@ -114,8 +115,8 @@ Value slice(Memory &memory, const Value &object, const Value range[3]) {
 Value concatenate(Memory &memory, const Value *parts, uint32_t n) {
     if (n == 1 && parts->is_text()) return *parts;
     size_t size = 0;
-    std::string_view texts[256];
-    for (uint32_t i = 0; i < n; ++i) size += (texts[i] = to_text(memory, parts[i])).size();
+    std::string_view *const texts = static_cast<std::string_view *>(memory.take(n * sizeof(std::string_view)));
+    for (uint32_t i = 0; i < n; ++i) size += (*new (texts + i) std::string_view(to_text(memory, parts[i]))).size();
     char *const out = static_cast<char *>(memory.take(size));
     size_t at = 0;
     for (uint32_t i = 0; i < n; at += texts[i++].size())

@@ -49,7 +49,8 @@ void Render::close_scopes(size_t left) {
 }
 
 // From the innermost scope outwards; a macro sees its own and the outermost, not its caller's.
-Value Render::load(uint32_t name) const {
+Value Render::load(uint32_t name) {
+    memory_.work(bindings_.size() / 8);
     const size_t own = frames_.empty() ? 0 : scopes_[frames_.back().scopes];
     for (size_t i = bindings_.size(); i > own; --i)
         if (bindings_[i - 1].name == name) return bindings_[i - 1].value;
@@ -60,6 +61,7 @@ Value Render::load(uint32_t name) const {
 }
 
 void Render::store(uint32_t name, const Value &value) {
+    memory_.work(bindings_.size() / 8);
     for (size_t i = scopes_.empty() ? 0 : scopes_.back(); i < bindings_.size(); ++i)
         if (bindings_[i].name == name) {
             bindings_[i].value = value;
@@ -185,6 +187,7 @@ void Render::step(uint32_t word) {
         if (items.list->size != operand)
             throw Failure{"it takes " + std::to_string(operand) + " values from a list of " +
                           std::to_string(items.list->size)};
+        memory_.work(operand);
         stack_.pop_back();
         for (uint32_t i = operand; i > 0; --i) push(items.list->items[i - 1]);
         break;

@@ -35,7 +35,7 @@ class Render {
     void replace(uint32_t n, const Value &value); // the n topmost values by one
     void open_scope();
     void close_scopes(size_t left);
-    Value load(uint32_t name) const;
+    Value load(uint32_t name);
     void store(uint32_t name, const Value &value);
     void print(std::string_view text);
     void pairs(Kind kind, uint32_t n);

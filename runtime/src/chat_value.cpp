@@ -173,7 +173,7 @@ bool equal_at(Memory &memory, const Value &a, const Value &b, uint32_t depth) {
 bool equal(Memory &memory, const Value &a, const Value &b) { return equal_at(memory, a, b, 0); }
 
 const Value *find(Memory &memory, const Mapping &mapping, std::string_view key) {
-    memory.work(1 + mapping.size / 4);
+    memory.work_on_bytes(key.size() + 4 * mapping.size);
     for (uint32_t i = 0; i < mapping.size; ++i)
         if (mapping.entries[i].key.view() == key) return &mapping.entries[i].value;
     return nullptr;
