@@ -93,7 +93,7 @@ def build_harness() -> Path:
     if not program.exists():
         program.parent.mkdir(parents=True, exist_ok=True)
         mine = program.with_name(f"{program.name}.{os.getpid()}")
-        includes = [f"-I{RUNTIME}/src", f"-I{RUNTIME}/include"]
+        includes = [f"-I{RUNTIME}/src", f"-I{RUNTIME}/include", f"-I{RUNTIME.parent}/templates/cpu"]
         compiler = os.environ.get("CXX", "g++")
         subprocess.run([compiler, "-std=c++17", "-O1", *includes, "-o", str(mine), str(source), *options], check=True)
         mine.replace(program)  # another worker may be building the same
