@@ -11,7 +11,7 @@ demo: $(INSTALLED)
 	$(BIN)/python examples/demo.py
 
 test: $(INSTALLED) lint native-test
-	N730_EXEC=$(CURDIR)/$(BIN)/n730-exec $(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow" --durations=12 tests
+	PYTHONUTF8=1 N730_EXEC=$(CURDIR)/$(BIN)/n730-exec $(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow" --durations=12 tests
 	$(MAKE) fuzz FUZZ_SECONDS=30
 
 lint: $(INSTALLED)

@@ -43,6 +43,7 @@ from n730c.artifacts import (
 from n730c.chat_format import INTEGER_BIAS, ChatProgram, Op, write_chat
 from n730c.dtypes import GROUP, TILE_ROWS, Format, round_up
 from n730c.package import write_package
+from n730c.package.check_steps import FORMS
 from n730c.quant import encode
 from n730c.tokenizer_format import NO_ID, AddedToken, Kind, TokenFlag, TokenizerTables, write_tokenizer
 
@@ -151,6 +152,9 @@ class _Builder:
         if width:
             self.buffers.append(Buffer(kind, self.scope, width))
             out = len(self.buffers) - 1
+        for numbers, count in (("ints", FORMS[op].ints), ("floats", FORMS[op].floats)):  # as a reader finds them
+            given = tuple(more.get(numbers, ()))
+            more[numbers] = given + (type(given[0])(0) if given else 0,) * (count - len(given))
         self.steps.append(Step(op, tuple(inputs), out, layer=self.layer, **more))
         return out
 

@@ -108,6 +108,8 @@ def _check_settings(settings: Mapping[str, Any], needed: tuple[str, ...] = ()) -
     activation = settings.get("hidden_act")
     if isinstance(activation, str) and activation not in ACT2FN:
         raise _wrong("hidden_act", "an activation that transformers knows, such as silu", activation)
+    if settings.get("alibi"):  # Falcon's own attention adds it where the trace cannot see it
+        raise _wrong("alibi", "false: attention biases by distance are not known", settings["alibi"])
     for key in ("rope_scaling", "rope_parameters"):
         _check_rope(settings.get(key))
 

@@ -166,6 +166,8 @@ def test_disk_full_leaves_nothing(folder: Path, tmp_path: Path) -> None:
         "-o",
         tmp_path / "out.n730",
         "--no-tune",
+        "--precision",
+        "int4",
     ]
     done = subprocess.run(
         list(map(str, command)), capture_output=True, text=True, preexec_fn=limit, check=False,
@@ -181,6 +183,7 @@ def test_a_summary_that_cannot_be_printed(tmp_path: Path) -> None:
     """The package is there and the exit code is not 0: the message says which of the two was lost."""
     output = tmp_path / "out.n730"
     command = [sys.executable, "-m", "n730c", "build", DEMO, "--target", "gt730", "-o", output, "--no-tune", "--json"]
+    command += ["--precision", "int4"]
     with Path("/dev/full").open("wb") as full:
         done = subprocess.run(list(map(str, command)), stdout=full, stderr=subprocess.PIPE, text=True, check=False)
     assert done.returncode == 1 and output.is_file() and Path("/dev/full").is_char_device()

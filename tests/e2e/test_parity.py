@@ -29,7 +29,8 @@ END = 0  # id of the end-of-text token of every model here
 
 def held_out_ids(count: int) -> list[int]:
     tokenizer = AutoTokenizer.from_pretrained(DEMO)
-    ids: list[int] = tokenizer((DEMO / "heldout.txt").read_text(), add_special_tokens=False)["input_ids"]
+    text = (DEMO / "heldout.txt").read_text(encoding="utf-8")
+    ids: list[int] = tokenizer(text, add_special_tokens=False)["input_ids"]
     return ids[:count]
 
 

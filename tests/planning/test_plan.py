@@ -83,7 +83,7 @@ def check(planner: Planner, plans: Sequence[Plan], folder: Path) -> None:
     program = planner.program
     write_package(
         folder / "p.n730", program, plans, (), lambda i: bytes(program.tensors[i].size), tiny_tokenizer(program.vocab),
-        "", {},
+        b"", {},
     )  # fmt: skip
 
 
