@@ -6,7 +6,7 @@
 namespace n730 {
 
 Session::Session(Model &model, const ChatOptions &options)
-    : model_(model), options_(options), printing_(options.printer), sampler_(model.executor.vocab(), options.sampler),
+    : model_(model), printing_(options.printer), sampler_(model.executor.vocab(), options.sampler),
       conversation_(read_chat(model.package)) {
     if (options.system) conversation_.set_system(*options.system);
     check_bias(model, options.sampler);

@@ -30,7 +30,6 @@ class Session {
     int64_t reusable(const std::vector<int32_t> &ids) const;
 
     Model &model_;
-    const ChatOptions &options_;
     PrinterOptions printing_;
     Sampler sampler_;
     Conversation conversation_;
