@@ -14,7 +14,6 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from n730c.passes.plan import OVERHEAD
 from n730c.runtime import find_runtime
 
 HERE = Path(__file__).parent
@@ -65,7 +64,7 @@ def main() -> int:
     )
     table.add_row(
         "memory of the whole process, MiB",
-        f"at most {facts['planned_ram_bytes'] / 2**20:.1f} + {OVERHEAD >> 20}",
+        f"at most {facts['planned_ram_bytes'] / 2**20:.1f}",
         f"{facts['peak_rss_bytes'] / 2**20:.1f}",
     )
     Console().print(table)
