@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
-from n730c.errors import UsageError
+from n730c.errors import N730Error, UsageError
 
 
 def destination(path: Path, start: bytes, kind: str, option: str) -> Path:
@@ -40,30 +42,35 @@ def _replaceable(path: Path, start: bytes) -> bool:
         return file.read(len(start)) in (start, b"")
 
 
+@contextlib.contextmanager
+def system_errors(
+    what: str, *, expected: str = "", hint: str = "", kind: type[N730Error] = UsageError
+) -> Iterator[None]:
+    """What the system refuses within becomes an error of ours: ``kind``, with the system's reason as what was found."""
+    try:
+        yield
+    except OSError as error:
+        raise kind(what, expected=expected, found=error.strerror or str(error), hint=hint) from error
+
+
 def dump_text(folder: Path | None, name: str, text: str) -> None:
     """Write ``text`` to a file in ``folder`` (``build --dump``), made if need be; None: nothing. Raises UsageError."""
     if folder is None:
         return
-    try:
+    with system_errors(
+        f"cannot write the dump to {folder}",
+        expected="a folder with room that can be written to",
+        hint="Name another folder with --dump.",
+    ):
         folder.mkdir(parents=True, exist_ok=True)
         write_whole(folder / name, text.encode())
-    except OSError as error:
-        raise UsageError(
-            f"cannot write the dump to {folder}",
-            expected="a folder with room that can be written to",
-            found=error.strerror or str(error),
-            hint="Name another folder with --dump.",
-        ) from error
 
 
 def write_page(path: Path, page: str) -> None:
     """Write an HTML page where ``--report`` says. Raises UsageError."""
     where = destination(path, b"<!DOCTYPE html>", "page", "--report")
-    try:
+    with system_errors(f"cannot write {path}", hint="Name another file with --report."):
         write_whole(where, page.encode())
-    except OSError as error:
-        hint = "Name another file with --report."
-        raise UsageError(f"cannot write {path}", found=error.strerror or str(error), hint=hint) from error
 
 
 def write_whole(path: Path, content: bytes) -> None:

@@ -152,9 +152,9 @@ class _Builder:
         if width:
             self.buffers.append(Buffer(kind, self.scope, width))
             out = len(self.buffers) - 1
-        for numbers, count in (("ints", FORMS[op].ints), ("floats", FORMS[op].floats)):  # as a reader finds them
+        for numbers, count, zero in (("ints", FORMS[op].ints, 0), ("floats", FORMS[op].floats, 0.0)):
             given = tuple(more.get(numbers, ()))
-            more[numbers] = given + (type(given[0])(0) if given else 0,) * (count - len(given))
+            more[numbers] = given + (zero,) * (count - len(given))  # as a reader finds them
         self.steps.append(Step(op, tuple(inputs), out, layer=self.layer, **more))
         return out
 

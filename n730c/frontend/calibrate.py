@@ -18,8 +18,8 @@ import numpy as np
 import numpy.typing as npt
 
 from n730c.errors import N730Error
-from n730c.files import write_whole
-from n730c.frontend.walk import Activations, Stage, Values, load_weights, run_stage, stages
+from n730c.files import system_errors, write_whole
+from n730c.frontend.walk import GO_ON, Activations, Stage, Values, load_weights, run_stage, stages
 from n730c.ir.core import Graph, Node, Op
 from n730c.ir.ops import Array
 
@@ -131,15 +131,10 @@ class Calibration:
         return _unpacked(np.fromfile(self.moment_file(value), dtype=np.float32))
 
     def _write(self, file: Path, content: bytes) -> None:
-        try:
+        with system_errors(
+            f"cannot write {file}", expected="room for what the calibration collects", hint=GO_ON, kind=N730Error
+        ):
             write_whole(file, content)
-        except OSError as error:
-            raise N730Error(
-                f"cannot write {file}",
-                expected="room for what the calibration collects",
-                found=error.strerror or str(error),
-                hint="Free some space; the next run goes on from the last finished layer.",
-            ) from None
 
 
 def _title(stage: Stage) -> str:

@@ -45,6 +45,16 @@ class Code:
     def place(self, label: Label) -> None:
         label.at = len(self.words)
 
+    def keep_if_true(self, again: Label) -> None:
+        """End of a loop that filters: list item condition → list, with the item or without, then on to ``again``."""
+        drop = Label()
+        self.emit(Op.JUMP_FALSE, drop)
+        self.emit(Op.APPEND)
+        self.emit(Op.JUMP, again)
+        self.place(drop)
+        self.emit(Op.DROP)
+        self.emit(Op.JUMP, again)
+
     def text(self, op: Op, text: str) -> None:
         """``op`` with a string (or a name) as its operand."""
         self.emit(op, self.strings.setdefault(text, len(self.strings)))

@@ -188,7 +188,7 @@ class Statements(Expressions):
         changed = {target.name for target in node.find_all(nodes.NSRef)}
         if any(name.name == "loop" or name.name in changed for name in test.find_all(nodes.Name)):
             raise refuse(node, "a loop whose condition asks for what the loop changes")
-        code, again, end, skip = self.code, Label(), Label(), Label()
+        code, again, end = self.code, Label(), Label()
         code.emit(Op.LIST, 0)
         self.iterable(node.iter)
         code.emit(Op.FOR)
@@ -197,12 +197,7 @@ class Statements(Expressions):
         code.emit(Op.DUP)
         self.store(node.target)
         self.expression(test)
-        code.emit(Op.JUMP_FALSE, skip)
-        code.emit(Op.APPEND)
-        code.emit(Op.JUMP, again)
-        code.place(skip)
-        code.emit(Op.DROP)
-        code.emit(Op.JUMP, again)
+        code.keep_if_true(again)
         code.place(end)
         code.emit(Op.FOR_END)
 

@@ -391,16 +391,9 @@ class Expressions:
             if not (isinstance(name, nodes.Const) and isinstance(name.value, str)):
                 raise refuse(node, f"filter {node.name} by a computed test", "the name of a test")
             self.test(nodes.Test(nodes.Const(None), name.value, arguments, [], None, None, lineno=line))
-        wanted, drop = Label(), Label()
         if node.name.startswith("reject"):
             code.emit(Op.NOT)
-        code.emit(Op.JUMP_FALSE, drop)
-        code.place(wanted)
-        code.emit(Op.APPEND)
-        code.emit(Op.JUMP, again)
-        code.place(drop)
-        code.emit(Op.DROP)
-        code.emit(Op.JUMP, again)
+        code.keep_if_true(again)
 
     def mapped(self, node: nodes.Filter) -> None:
         keywords: dict[str, nodes.Expr] = {str(pair.key): pair.value for pair in node.kwargs}

@@ -17,8 +17,11 @@ import numpy as np
 import numpy.typing as npt
 
 from n730c.errors import N730Error
+from n730c.files import system_errors
 from n730c.ir.core import Graph, Node, Op
 from n730c.ir.ops import OPS, Array
+
+GO_ON = "Free some space; the next run goes on from the last finished layer."
 
 Values = dict[str, Array]
 Observe = Callable[[Node, Array], Array]  # sees a linear layer's input, gives what the layer shall read
@@ -107,18 +110,14 @@ class Activations:
         for name in names:
             file = self._file(stage, name)
             data = np.ascontiguousarray(values[name], dtype=np.float32)
-            try:
+            room = "room for what the calibration leaves from layer to layer"
+            with (
+                system_errors(f"cannot write {file}", expected=room, hint=GO_ON, kind=N730Error),
                 # never truncated: several threads write their sequences side by side
-                with os.fdopen(os.open(file, os.O_RDWR | os.O_CREAT, 0o644), "r+b") as out:
-                    out.seek(index * self.tokens * self.widths[name] * 4)
-                    out.write(data.tobytes())
-            except OSError as error:
-                raise N730Error(
-                    f"cannot write {file}",
-                    expected="room for what the calibration leaves from layer to layer",
-                    found=error.strerror or str(error),
-                    hint="Free some space; the next run goes on from the last finished layer.",
-                ) from None
+                os.fdopen(os.open(file, os.O_RDWR | os.O_CREAT, 0o644), "r+b") as out,
+            ):
+                out.seek(index * self.tokens * self.widths[name] * 4)
+                out.write(data.tobytes())
 
     def get(self, stage: int, index: int, names: Collection[str], tokens: int | None = None) -> Values:
         """The first ``tokens`` tokens (all by default) of the values ``names`` of sequence ``index``."""

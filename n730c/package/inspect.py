@@ -6,8 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from n730c.artifacts import NONE, GpuArch
-from n730c.errors import UsageError
-from n730c.files import write_whole
+from n730c.files import system_errors, write_whole
 from n730c.package.layout import HEADER_BYTES
 from n730c.package.read import Package
 
@@ -103,18 +102,15 @@ def extract(package: Package, folder: Path | str) -> list[Path]:
     """
     folder = Path(folder)
     written = []
-    try:
+    with system_errors(
+        f"cannot write to {folder}",
+        expected="a folder with room for the images",
+        hint="Name another folder with --extract.",
+    ):
         folder.mkdir(parents=True, exist_ok=True)
         for image in package.images:
             ending = "cubin" if isinstance(image.isa, GpuArch) else "bin"
             path = folder / f"kernels.{image.isa.name.lower()}.{ending}"
             write_whole(path, image.code)
             written.append(path)
-    except OSError as error:
-        raise UsageError(
-            f"cannot write to {folder}",
-            expected="a folder with room for the images",
-            found=error.strerror or str(error),
-            hint="Name another folder with --extract.",
-        ) from error
     return written
