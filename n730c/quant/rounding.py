@@ -6,7 +6,7 @@ of the levels chosen so far. Each candidate is rounded to FP16 *before* its leve
 the kernel will see. The plain largest/range scale is among the candidates, so the error is never worse than its.
 
 Coded scales (4-bit codes times an FP16 that eight groups share) come second: for the scales that the groups
-would like a few FP16s are tried, and each group takes the better of its two nearest codes.
+would like a few FP16s are tried, and one for the plain scales; each group takes the better of its two nearest codes.
 """
 
 from __future__ import annotations
@@ -138,13 +138,15 @@ def _search_scales(fmt: Format, x: F32, padding: tuple[slice, slice]) -> F32:
 def _search_codes(fmt: Format, x: F32, wanted: F32, padding: tuple[slice, slice]) -> tuple[F32, F32]:
     """FP16s and codes for the scales that the groups want: ``(supers f32[groups / 8], codes f32[groups])``."""
     q, work = np.empty_like(x), np.empty_like(x)
-    largest = np.abs(wanted).reshape(-1, SUPER_GROUPS).max(axis=1)
-    best_error = np.full_like(largest, np.inf)
-    best_super, best_code = np.zeros_like(largest), np.zeros_like(wanted)
-    for factor in _SUPER_FACTORS:
+    plain = np.abs(x).max(axis=0) / LEVELS[fmt][-1].astype(np.float32)
+    wanted = np.abs(wanted)
+    best_error = np.full(len(wanted) // SUPER_GROUPS, np.inf, dtype=np.float32)
+    best_super, best_code = np.zeros_like(best_error), np.zeros_like(wanted)
+    for target, factor in [(wanted, factor) for factor in _SUPER_FACTORS] + [(plain, 1.0)]:
+        largest = target.reshape(-1, SUPER_GROUPS).max(axis=1)
         supers = _to_f16(largest / np.float32((CODES - 1) * CODE_UNIT) * np.float32(factor))
         step = np.repeat(supers * np.float32(CODE_UNIT), SUPER_GROUPS)
-        ideal = np.divide(np.abs(wanted), step, out=np.zeros_like(step), where=step != 0)
+        ideal = np.divide(target, step, out=np.zeros_like(step), where=step != 0)
         below = np.minimum(np.floor(ideal), np.float32(CODES - 1))
         above = np.minimum(below + np.float32(1), np.float32(CODES - 1))
         error_below = _errors(fmt, x, below * step, padding, q, work)

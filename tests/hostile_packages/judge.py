@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
+import fcntl
 import io
 import os
 import shutil
@@ -15,12 +15,6 @@ from n730c.package import validate
 
 ROOT = Path(__file__).parents[2]
 RUNTIME = ROOT / "runtime"
-SOURCES = [
-    *RUNTIME.glob("src/package*.cpp"),
-    RUNTIME / "src/tokenizer_validate.cpp",
-    RUNTIME / "src/chat_validate.cpp",
-    RUNTIME / "src/utf8.cpp",
-]
 
 
 def compiler_says(data: bytes | bytearray) -> str:
@@ -75,26 +69,19 @@ def _counts(answer: str) -> dict[str, int]:
 
 
 def build_harness() -> Path:
-    """Compile the harness against a fresh build of the runtime, the sanitizers' if there is one, or else its sources.
-
-    The result is kept under build/harness.
-    """
-    sources = sorted([*RUNTIME.rglob("src/*.h"), *RUNTIME.rglob("include/**/*.h"), *SOURCES])
-    source = Path(__file__).with_name("harness.cpp")
-    newest = max(path.stat().st_mtime for path in sources)
-    options = [*map(str, SOURCES)]
-    for build, flags in (("sanitize", ["-g1", "-fsanitize=address,undefined"]), ("runtime", ["-O2"])):
-        library = ROOT / "build" / build / "libn730.a"
-        if library.exists() and library.stat().st_mtime > newest:
-            options = [str(library), "-pthread", *flags]
-            break
-    text = b"".join(path.read_bytes() for path in (*sources, source)) + " ".join(options).encode()
-    program = ROOT / "build/harness" / f"harness-{hashlib.sha256(text).hexdigest()[:16]}"
-    if not program.exists():
-        program.parent.mkdir(parents=True, exist_ok=True)
-        mine = program.with_name(f"{program.name}.{os.getpid()}")
-        includes = [f"-I{RUNTIME}/src", f"-I{RUNTIME}/include", f"-I{RUNTIME.parent}/templates/cpu"]
-        compiler = os.environ.get("CXX", "g++")
-        subprocess.run([compiler, "-std=c++17", "-O1", *includes, "-o", str(mine), str(source), *options], check=True)
-        mine.replace(program)  # another worker may be building the same
+    """Compile the harness against the runtime built with the sanitizers; both are kept under build/."""
+    folder = ROOT / "build/sanitize"
+    folder.mkdir(parents=True, exist_ok=True)
+    source, program, library = Path(__file__).with_name("harness.cpp"), folder / "judge-harness", folder / "libn730.a"
+    with (folder / ".judge-lock").open("w") as lock:  # another worker may be building the same
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        configure = ["cmake", "-S", RUNTIME, "-B", folder, "-DCMAKE_BUILD_TYPE=RelWithDebInfo", "-DN730_SANITIZE=ON"]
+        for command in (configure, ["cmake", "--build", folder, "--target", "n730"]):
+            subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+        made = program.stat().st_mtime if program.exists() else 0
+        if made < max(path.stat().st_mtime for path in (source, library)):
+            includes = [f"-I{RUNTIME}/src", f"-I{RUNTIME}/include", f"-I{ROOT}/templates/cpu", f"-I{folder}/deps"]
+            options = ["-std=c++17", "-O1", "-g1", "-fsanitize=address,undefined", "-pthread"]
+            compiler = os.environ.get("CXX", "g++")
+            subprocess.run([compiler, *options, *includes, "-o", program, source, library], check=True)
     return program
