@@ -10,8 +10,10 @@ INSTALLED := $(VENV)/.installed
 demo: $(INSTALLED)
 	$(BIN)/python examples/demo.py
 
+# Property tests draw the same examples every time here, so that a run can be repeated; plain pytest draws new ones.
 test: $(INSTALLED) lint native-test
-	PYTHONUTF8=1 N730_EXEC=$(CURDIR)/$(BIN)/n730-exec $(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow" --durations=12 tests
+	PYTHONUTF8=1 N730_EXEC=$(CURDIR)/$(BIN)/n730-exec $(BIN)/python -m pytest -n 2 --dist loadfile --hypothesis-profile=ci \
+		-m "not slow" --durations=12 tests
 	$(MAKE) fuzz FUZZ_SECONDS=30
 
 lint: $(INSTALLED)

@@ -6,23 +6,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 
-from jinja2 import Environment, StrictUndefined
-
 from n730c.artifacts import OVERHEAD, Plan, Program, Tier
+from n730c.page import divide, render
 from n730c.passes.plan import Choice, Planner
 from n730c.report import show_size
 
-_PAGE = """<!DOCTYPE html>
-<html lang="en"><head><meta charset="utf-8"><title>{{ title }}</title>
-<style>
-body { font: 15px/1.5 system-ui, sans-serif; margin: 2em auto; max-width: 1040px; color: #222; background: #fff }
-svg { width: 100%; height: auto; display: block; margin: .5em 0 1.5em }
-text { font: 13px system-ui, sans-serif; fill: #222 }
-table { border-collapse: collapse } td { padding: .1em 1.2em .1em 0 } td + td { text-align: right }
-.disk { fill: #c0392b } .ram { fill: #2471a3 } .compute { fill: #1e8449 } .wait { fill: #eee }
-</style></head><body>
-<h1>{{ title }}</h1>
-<p>{{ summary }}</p>
+_PAGE = """{% extends "base" %}{% from "parts" import divided %}
+{% block style %}.disk { fill: #c0392b } .ram { fill: #2471a3 } .compute { fill: #1e8449 } .wait { fill: #eee }\
+{% endblock %}
+{% block body %}<p>{{ summary }}</p>
 <h2>One token: {{ period }}</h2>
 <svg viewBox="0 0 1000 150" role="img" aria-label="timeline of one token">
 {% for lane in lanes %}<text x="0" y="{{ 27 + 40 * loop.index0 }}">{{ lane.name }}</text>
@@ -32,22 +24,14 @@ width="{{ bar.width }}" height="28"><title>{{ bar.title }}</title></rect>
 {% endfor %}{% endfor %}<text x="80" y="144">0</text><text x="1000" y="144" text-anchor="end">{{ period }}</text>
 </svg>
 <h2>Memory: {{ total }}</h2>
-<svg viewBox="0 0 1000 50" role="img" aria-label="memory map">
-{% for part in parts %}<rect x="{{ part.x }}" y="8" width="{{ part.width }}" height="34" fill="{{ part.colour }}">\
-<title>{{ part.name }}: {{ part.size }}</title></rect>
-{% endfor %}</svg>
-<table>{% for part in parts %}<tr><td><svg viewBox="0 0 12 12" style="width:.8em;display:inline;margin:0">\
-<rect width="12" height="12" fill="{{ part.colour }}"/></svg> {{ part.name }}</td><td>{{ part.size }}</td></tr>
-{% endfor %}</table>
+{{ divided(parts, "memory map") }}
 <h2>Weights in the file, in the order they are used</h2>
 <svg viewBox="0 0 1000 50" role="img" aria-label="what is streamed">
 {% for bar in segments %}<rect class="{{ bar.css }}" x="{{ bar.x }}" y="8" width="{{ bar.width }}" height="34">\
 <title>{{ bar.title }}</title></rect>
 {% endfor %}</svg>
-<p>Blue stays in RAM, red is read from the disk for every token.</p>
-</body></html>
+<p>Blue stays in RAM, red is read from the disk for every token.</p>{% endblock %}
 """
-_COLOURS = ("#2471a3", "#c0392b", "#d68910", "#7d3c98", "#1e8449", "#839192", "#b7950b")
 _LEFT, _WIDTH = 80.0, 920.0  # of the timeline's lanes in the drawing
 
 
@@ -66,15 +50,6 @@ class _Lane:
     bars: Sequence[_Bar]
 
 
-@dataclass(frozen=True)
-class _Part:
-    name: str
-    size: str
-    x: float
-    width: float
-    colour: str
-
-
 def draw(title: str, planner: Planner, choice: Choice) -> str:
     """The page for one choice of a planner: timeline of a token (disk, RAM, compute), memory map, what is streamed."""
     plan = planner.plan(choice)
@@ -83,14 +58,14 @@ def draw(title: str, planner: Planner, choice: Choice) -> str:
         f"{plan.decode_tokens_per_s:.2f} tokens/s, held up by {planner.limit(choice)}; "
         f"{show_size(plan.disk_bytes_per_token)} read from the disk a token; context {plan.context} tokens."
     )
-    page = Environment(autoescape=True, undefined=StrictUndefined).from_string(_PAGE)
-    return page.render(
+    return render(
+        _PAGE,
         title=title,
         summary=summary,
         period=f"{period * 1e3:.1f} ms",
         lanes=_lanes(planner, choice),
         total=show_size(plan.ram_bytes),
-        parts=_parts(planner.program, plan, planner.tokenizer_bytes),
+        parts=divide(_memory(planner.program, plan, planner.tokenizer_bytes)),
         segments=_segments(planner.program, plan),
     )
 
@@ -115,7 +90,8 @@ def _lanes(planner: Planner, choice: Choice) -> list[_Lane]:
     return [_Lane("disk", "disk", disk), _Lane("RAM", "ram", ram), _Lane("compute", "compute", compute)]
 
 
-def _parts(program: Program, plan: Plan, tokenizer_bytes: int) -> list[_Part]:
+def _memory(program: Program, plan: Plan, tokenizer_bytes: int) -> dict[str, int]:
+    """What fills the memory, in bytes."""
     sizes = {
         tier: [s.size for s, p in zip(program.segments, plan.placements, strict=True) if p.tier is tier]
         for tier in Tier
@@ -130,12 +106,7 @@ def _parts(program: Program, plan: Plan, tokenizer_bytes: int) -> list[_Part]:
     }
     known["activations"] = max(0, plan.arena_bytes - sum(known.values()))
     known["the program itself (at most)"] = OVERHEAD
-    total = sum(known.values())
-    starts = accumulate(known.values(), initial=0)
-    return [
-        _Part(name, show_size(size), round(1000 * start / total, 2), round(1000 * size / total, 2), colour)
-        for (name, size), start, colour in zip(known.items(), starts, _COLOURS, strict=False)
-    ]
+    return known
 
 
 def _segments(program: Program, plan: Plan) -> list[_Bar]:

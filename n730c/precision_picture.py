@@ -6,27 +6,19 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from jinja2 import Environment, StrictUndefined
-
 from n730c.artifacts import Program, split_block_name
 from n730c.dtypes import Format
 from n730c.ir.core import Graph
 from n730c.mixed import Choice
+from n730c.page import divide, render
 from n730c.profile import SensitivityProfile
 from n730c.report import show_size
 
-_PAGE = """<!DOCTYPE html>
-<html lang="en"><head><meta charset="utf-8"><title>{{ title }}</title>
-<style>
-body { font: 15px/1.5 system-ui, sans-serif; margin: 2em auto; max-width: 1040px; color: #222; background: #fff }
-svg { width: 100%; height: auto; display: block; margin: .5em 0 1.5em }
-text { font: 12px system-ui, sans-serif; fill: #222 } text.cell { font-size: 10px; text-anchor: middle }
-table { border-collapse: collapse } td { padding: .1em 1.2em .1em 0 } td + td { text-align: right }
+_PAGE = """{% extends "base" %}{% from "parts" import divided %}
+{% block style %}text { font-size: 12px } text.cell { font-size: 10px; text-anchor: middle }
 .curve { fill: none; stroke: #2471a3; stroke-width: 2 } .point { fill: #2471a3 } .chosen { fill: #c0392b }
-.axis { stroke: #999; stroke-width: 1 }
-</style></head><body>
-<h1>{{ title }}</h1>
-<table>{% for name, value in figures %}<tr><td>{{ name }}</td><td>{{ value }}</td></tr>
+.axis { stroke: #999; stroke-width: 1 }{% endblock %}
+{% block body %}<table>{% for name, value in figures %}<tr><td>{{ name }}</td><td>{{ value }}</td></tr>
 {% endfor %}</table>
 {% for map in maps %}<h2>{{ map.title }}</h2>
 <svg viewBox="0 0 1000 {{ map.height }}" role="img" aria-label="{{ map.title }}">
@@ -49,16 +41,8 @@ y="{{ cell.y + 14 }}">{{ cell.text }}</text>
 <p>Each point is the best assignment at its size; the red one was built. KL divergence in nats a token, on a logarithmic
 scale, as expected from the profile.</p>
 <h2>Size by part</h2>
-<svg viewBox="0 0 1000 50" role="img" aria-label="size by part">
-{% for part in parts %}<rect x="{{ part.x }}" y="8" width="{{ part.width }}" height="34" fill="{{ part.colour }}">\
-<title>{{ part.name }}: {{ part.size }}</title></rect>
-{% endfor %}</svg>
-<table>{% for part in parts %}<tr><td><svg viewBox="0 0 12 12" style="width:.8em;display:inline;margin:0">\
-<rect width="12" height="12" fill="{{ part.colour }}"/></svg> {{ part.name }}</td><td>{{ part.size }}</td></tr>
-{% endfor %}</table>
-</body></html>
+{{ divided(parts, "size by part") }}{% endblock %}
 """
-_PART_COLOURS = ("#2471a3", "#1e8449", "#d68910", "#7d3c98", "#839192")
 _LEFT, _ROW = 110, 22
 
 
@@ -94,15 +78,6 @@ class _Point:
     x: float
     y: float
     title: str
-
-
-@dataclass(frozen=True)
-class _Part:
-    name: str
-    size: str
-    x: float
-    width: float
-    colour: str
 
 
 def _heat(share: float) -> str:
@@ -183,8 +158,8 @@ def draw_precision(
         ("calibrated on", f"{profile.tokens:,} tokens"),
         ("profile", profile.method),
     ]
-    page = Environment(autoescape=True, undefined=StrictUndefined).from_string(_PAGE)
-    return page.render(
+    return render(
+        _PAGE,
         title=title,
         figures=figures,
         maps=[
@@ -199,12 +174,12 @@ def draw_precision(
         points=points,
         chosen=chosen,
         ticks=ticks,
-        parts=_parts(graph, program, file_bytes),
+        parts=divide(_sizes(graph, program, file_bytes)),
     )
 
 
 def _reference(profile: SensitivityProfile) -> Format:
-    """The format at which tensors are compared: that of the fewest bits that all of them were measured at."""
+    """The format at which tensors are compared: the one nearest to 3 bits that all of them were measured at."""
     shared = set.intersection(*(set(by) for by in profile.divergence.values()))
     return min(shared, key=lambda fmt: (abs(fmt.bits - 3), fmt))
 
@@ -226,7 +201,8 @@ def _curve(choice: Choice) -> tuple[list[_Point], _Point, list[_Label]]:
     return [place(size, loss) for size, loss in choice.curve], place(*own), ticks
 
 
-def _parts(graph: Graph, program: Program, file_bytes: int) -> list[_Part]:
+def _sizes(graph: Graph, program: Program, file_bytes: int) -> dict[str, int]:
+    """What fills the file, in bytes."""
     layer = {name: node.layer for node in graph.nodes for _, name in node.params}
     known = {"attention": 0, "feed-forward": 0, "embedding and head": 0, "norms and biases": 0}
     for tensor in program.tensors:
@@ -239,9 +215,4 @@ def _parts(graph: Graph, program: Program, file_bytes: int) -> list[_Part]:
             part = "attention" if "attn" in name or "attention" in name else "feed-forward"
         known[part] += tensor.size
     known["tokenizer, kernels, tables"] = max(0, file_bytes - sum(known.values()))
-    total = max(1, sum(known.values()))
-    parts, at = [], 0
-    for (name, size), colour in zip(known.items(), _PART_COLOURS, strict=True):
-        parts.append(_Part(name, show_size(size), round(1000 * at / total, 2), round(1000 * size / total, 2), colour))
-        at += size
-    return parts
+    return known

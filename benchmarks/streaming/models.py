@@ -16,7 +16,7 @@ from pathlib import Path
 HERE = Path(__file__).parent
 DEMO = HERE.parent.parent / "examples" / "demo-model"
 CONTEXT = 256  # tokens that both sides' KV caches hold
-GGUF_TYPES = {"int4": "Q4_0", "int8": "Q8_0", "fp16": "F16"}
+GGUF_TYPES = {"nl4": "Q4_0", "int4": "Q4_0", "int8": "Q8_0", "fp16": "F16"}
 
 
 @dataclass(frozen=True)

@@ -61,6 +61,7 @@ CASES = (
     Case("tinyllama", "int8", 600 * MIB, 2.0, (48, 8)),
     Case("tinyllama", "int4", 400 * MIB, 2.5, (64, 12)),
     Case("llama2-7b", "int4", 2048 * MIB, 4.0, (24, 3)),
+    Case("llama2-7b", "nl4", 2048 * MIB, 4.0, (24, 3)),  # 4 bits too, with smaller scales: less to read
 )
 
 

@@ -212,7 +212,7 @@ std::vector<uint8_t> read_section(const Package &package, SectionKind kind) {
 
 bool pieces_match(const Package &package, size_t index, uint64_t at, const uint8_t *data, size_t n) {
     if (!package.options.check_hashes) return true;
-    const auto hash = cpu_isa() >= Isa::AVX2 ? xxh3_avx2 : xxh3;
+    static const auto hash = cpu_isa() >= Isa::AVX2 ? xxh3_avx2 : xxh3; // CPUID is not asked again for every read
     const uint64_t *sum = &package.sums[package.segments[index].first_sum + at / PIECE];
     for (size_t done = 0; done < n; done += PIECE)
         if (hash(data + done, std::min<size_t>(PIECE, n - done)) != *sum++) return false;
