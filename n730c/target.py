@@ -20,7 +20,7 @@ from pydantic import (
     model_validator,
 )
 
-from n730c.artifacts import PIECE, Isa
+from n730c.artifacts import PIECE, GpuArch, Isa
 from n730c.errors import UsageError
 
 
@@ -38,6 +38,17 @@ class KernelRates(BaseModel):
     nl4: PositiveFloat
     int3: PositiveFloat
     nl2: PositiveFloat
+
+
+class Gpu(BaseModel):
+    """How a graphics card computes. Its memory and its bus are the target's ``vram_*`` and ``pcie_*``."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    arch: str = Field(pattern=r"^sm_\d\d$", description="compute capability; kernels are made from sm_35 on")
+    launch_s: PositiveFloat = Field(description="what a launch or a copy takes of the thread that asks for it")
+    copy_s: PositiveFloat = Field(description="what a copy takes beside its bytes")
+    kernel_rates: KernelRates = Field(description="weights a second of the whole card, one token, in its registers")
+    batch_rates: KernelRates = Field(description="the same times tokens, eight or more of them at once")
 
 
 class Target(BaseModel):
@@ -60,6 +71,7 @@ class Target(BaseModel):
     pcie_bytes_per_s: NonNegativeFloat = Field(description="copies from pinned RAM to VRAM")
     step_seconds: PositiveFloat = Field(description="cost of one step beside its work: hand-out and barrier")
     kernel_rates: KernelRates
+    gpu: Gpu | None = Field(default=None, description="the graphics card; none: there is none, or it was not measured")
     sources: dict[str, str] = Field(description="where each number comes from")
 
     @field_validator("disk_read_bytes")
@@ -81,6 +93,34 @@ class Target(BaseModel):
         if self.disk_bytes_per_s_beside_ram > self.disk_bytes_per_s:
             raise ValueError("disk_bytes_per_s_beside_ram: expected at most disk_bytes_per_s")
         return self
+
+    @model_validator(mode="after")
+    def _whole_card(self) -> Self:
+        given = {self.vram_bytes > 0, self.vram_bytes_per_s > 0, self.pcie_bytes_per_s > 0}
+        if self.gpu is not None and given != {True}:
+            raise ValueError("gpu: expected vram_bytes, vram_bytes_per_s and pcie_bytes_per_s above 0 beside it")
+        return self
+
+    @property
+    def gpu_arch(self) -> GpuArch | None:
+        """What kernels for the card are compiled for; None: there is no card, or it is too old for any."""
+        return GpuArch.__members__.get(self.gpu.arch.upper()) if self.gpu else None
+
+    def with_vram(self, vram_bytes: int | None) -> Target:
+        """This target with so much of the card's memory for us (None: as it is; 0: without the card).
+
+        Raises UsageError if it has no card.
+        """
+        if vram_bytes is None:
+            return self
+        if vram_bytes and not self.vram_bytes:
+            raise UsageError(
+                "--vram is for targets with a graphics card",
+                expected="vram_bytes above 0",
+                found=f"the target {self.name}, which has none",
+                hint="Leave --vram out, or take another --target.",
+            )
+        return self.model_copy(update={"vram_bytes": vram_bytes} | ({} if vram_bytes else {"gpu": None}))
 
     @property
     def isa_level(self) -> Isa:

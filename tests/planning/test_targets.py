@@ -4,21 +4,35 @@ from __future__ import annotations
 
 import pytest
 
-from n730c.target import Target, load_target, target_names
+from n730c.target import Gpu, KernelRates, Target, load_target, target_names
 
-NUMBERS = set(Target.model_fields) - {"name", "description", "sources"}
+NUMBERS = set(Target.model_fields) - {"name", "description", "sources", "gpu"}
+OF_THE_CARD = {f"gpu.{name}" for name in Gpu.model_fields}
 
 
 @pytest.mark.parametrize("name", target_names())
 def test_every_number_has_its_source(name: str) -> None:
     target = load_target(name)
     assert target.name == name
-    assert set(target.sources) == NUMBERS
+    assert set(target.sources) == (NUMBERS | OF_THE_CARD if target.gpu else NUMBERS)
     assert all(len(source) > 10 for source in target.sources.values())
 
 
 def test_the_planned_kinds_of_pc_are_there() -> None:
-    assert {"gt730", "gt730-4g-hdd", "cpu-8g-ssd", "cpu-4g-hdd"} <= set(target_names())
+    cards = {"gt730-gddr5", "gt730-ddr3-64", "gt730-ddr3-128", "gtx750ti", "gtx1050"}
+    assert {"gt730", "gt730-4g-hdd", "cpu-8g-ssd", "cpu-4g-hdd"} | cards <= set(target_names())
+
+
+def test_the_same_card_has_the_same_numbers() -> None:
+    """``gt730`` is the DDR3 card on 64 bits, and all of these sit in the same PC."""
+    gt730 = load_target("gt730")
+    assert gt730.gpu == load_target("gt730-ddr3-64").gpu == load_target("gt730-4g-hdd").gpu
+    assert load_target("gt730-ddr3-128").gpu_arch is None  # Fermi
+    same = set(Target.model_fields) - {"name", "description", "gpu", "sources"}
+    for name in ("gt730-gddr5", "gt730-ddr3-64", "gt730-ddr3-128", "gtx750ti", "gtx1050"):
+        other = load_target(name)
+        different = {field for field in same if getattr(other, field) != getattr(gt730, field)}
+        assert different <= {"vram_bytes", "vram_bytes_per_s", "pcie_bytes_per_s"}
 
 
 @pytest.mark.parametrize("name", target_names())
@@ -31,4 +45,13 @@ def test_numbers_are_possible(name: str) -> None:
     assert 0 <= target.disk_seek_s <= 0.02
     assert 1e-8 <= target.step_seconds <= 1e-4
     assert (target.vram_bytes > 0) == (target.vram_bytes_per_s > 0) == (target.pcie_bytes_per_s > 0)
-    assert all(1e8 <= rate <= 1e11 for rate in target.kernel_rates.model_dump().values())
+    assert (target.vram_bytes > 0) == (target.gpu is not None)
+    assert _between(target.kernel_rates, 1e8, 1e11)
+    if target.gpu is not None:
+        assert 5e9 < target.vram_bytes_per_s < 2e11 and 1e9 < target.pcie_bytes_per_s < 3.2e10
+        assert 1e-6 <= target.gpu.launch_s <= 1e-4 and 1e-6 <= target.gpu.copy_s <= 1e-3
+        assert _between(target.gpu.kernel_rates, 5e9, 1e12) and _between(target.gpu.batch_rates, 1e10, 1e12)
+
+
+def _between(rates: KernelRates, low: float, high: float) -> bool:
+    return all(low <= rate <= high for rate in rates.model_dump().values())
