@@ -250,6 +250,7 @@ class Action(IntEnum):
     RUN = 2  # a: first step, b: count
     READ = 3  # a: segment, b: lead: it may begin when all reads more than b - 1 before it are released
     WAIT = 4  # a: segment
+    CARD = 5  # a: LINEAR step, b: its first tiles, which the graphics card computes
 
 
 @dataclass(frozen=True)

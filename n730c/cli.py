@@ -46,12 +46,12 @@ class Precision(StrEnum):
     int2 = "int2"
 
 
-def parse_size(text: str) -> int:
-    """``512M``, ``1.5G``, ``4096`` → bytes (binary units). Raises typer.BadParameter."""
+def parse_size(text: str, least: int = 1) -> int:
+    """``512M``, ``1.5G``, ``4096`` → bytes (binary units), at least ``least``. Raises typer.BadParameter."""
     match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMGT]?)(?:i?B)?", text.strip(), re.IGNORECASE)
     exact = Fraction(match[1]) * 1024 ** " KMGT".index(match[2].upper() or " ") if match else 0
     size = int(exact)
-    if not 0 < size < 1 << 63:
+    if match is None or not least <= size < 1 << 63:
         raise typer.BadParameter(f"not a size (expected something like 512M or 1.5G, found {text!r})")
     return size
 
@@ -111,6 +111,10 @@ def build(
         typer.Option(help="KV cache [default: fp16; with --precision bf16 or fp16, which round nothing, fp32]"),
     ] = None,
     ram: Annotated[str | None, typer.Option(metavar="SIZE", help="memory to fit in [default: the target's]")] = None,
+    vram: Annotated[
+        str | None,
+        typer.Option(metavar="SIZE", help="memory of the graphics card to use; 0: none [default: the target's]"),
+    ] = None,
     context: Annotated[
         int | None, typer.Option(min=1, help="tokens the KV cache holds [default: the model's, at most 4096]")
     ] = None,
@@ -148,6 +152,7 @@ def build(
         seed=seed,
         kv=kv.value if kv else None,
         ram_bytes=parse_size(ram) if ram else None,
+        vram_bytes=parse_size(vram, 0) if vram else None,
         context=context,
         chat=chat,
         tune=tune,
@@ -220,6 +225,10 @@ def plan(
     ] = None,
     kv: Annotated[KV | None, typer.Option(help="KV cache [default: as build would take]")] = None,
     ram: Annotated[str | None, typer.Option(metavar="SIZE", help="memory to fit in [default: the target's]")] = None,
+    vram: Annotated[
+        str | None,
+        typer.Option(metavar="SIZE", help="memory of the graphics card to use; 0: none [default: the target's]"),
+    ] = None,
     context: Annotated[
         int | None, typer.Option(min=1, help="tokens the KV cache holds [default: what suits the memory]")
     ] = None,
@@ -238,6 +247,7 @@ def plan(
         kv.value if kv else None,
         context,
         parse_size(ram) if ram else None,
+        parse_size(vram, 0) if vram else None,
     )
     if report is not None:
         if chosen.choice is None:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from n730c.artifacts import OVERHEAD, Plan, Program
+from n730c.codegen import computable
 from n730c.errors import N730Error, UsageError
 from n730c.frontend.gguf_file import is_gguf
 from n730c.frontend.model import load_graph
@@ -65,6 +66,9 @@ class Forecast:
             "expert_hit_rate": 1 - self.planner.missed(self.choice.experts)
             if self.choice
             else 0.0,  # that is counted on
+            "device": self.choice.device if self.choice else "cpu",
+            "device_reason": self.planner.why(self.choice) if self.choice else "",
+            "devices": self.planner.devices(self.choice) if self.choice else {},  # tokens/s
         }
 
 
@@ -75,12 +79,13 @@ def forecast(
     kv: str | None = None,
     context: int | None = None,
     ram_bytes: int | None = None,
+    vram_bytes: int | None = None,
 ) -> tuple[Forecast, tuple[Forecast, ...], Target]:
     """The forecast for a model's folder, a GGUF file or a package, others that would suit too, and the target.
 
     A folder needs nothing but config.json. Raises N730Error for what cannot be read or is not understood.
     """
-    target = find_target(target_name)
+    target = find_target(target_name).with_vram(vram_bytes)
     ram = ram_bytes or target.ram_bytes
     if source.is_file() and not is_gguf(source):
         if precision or kv:
@@ -114,7 +119,7 @@ def _others(
 
 
 def _forecast(name: str, program: Program, target: Target, tokenizer: int, context: int, ram_bytes: int) -> Forecast:
-    planner = Planner(program, target, tokenizer, context)
+    planner = Planner(program, target, tokenizer, context, card_steps=computable(program))
     return Forecast(name, context, planner, planner.best(max(0, ram_bytes - OVERHEAD)))
 
 

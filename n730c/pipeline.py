@@ -76,6 +76,7 @@ class Options:
     seed: int = 0
     kv: str | None = None
     ram_bytes: int | None = None
+    vram_bytes: int | None = None
     context: int | None = None
     tune: bool = True
     dump: Path | None = None
@@ -164,6 +165,7 @@ def _provenance(options: Options, precision: str, checkpoint: Checkpoint, target
             "kv": options.kv,
             "context": options.context,
             "ram_bytes": options.ram_bytes,
+            "vram_bytes": options.vram_bytes,
         },
         "target": target.model_dump(),
     }
@@ -270,7 +272,7 @@ def build(options: Options, console: Console) -> dict[str, Any]:
     """Compile a folder or GGUF file to a package; returns the summary. Raises N730Error; leaves no partial file."""
     output = _destination(options)
     check_inputs(options.calibration, options.profile, options.bits_per_weight)
-    target = find_target(options.target, disk=output.parent)
+    target = find_target(options.target, disk=output.parent).with_vram(options.vram_bytes)
     with text_folder(options.model) as texts, Stages(console) as stages:
         done = stages.begin("tracing the model")
         graph, checkpoint = load_model(options.model, options.context)

@@ -35,6 +35,8 @@ def print_forecasts(chosen: dict[str, Any], others: Sequence[dict[str, Any]], ta
             highlight=False,
             soft_wrap=True,
         )
+        if chosen["device_reason"]:
+            console.print(chosen["device_reason"], highlight=False, soft_wrap=True, markup=False)
     else:
         console.print(
             f"[bold]does not fit[/bold] {target}: {chosen['precision']} with {chosen['context']} tokens of context "

@@ -1,6 +1,6 @@
 """Kernels as flat images: templates and TVM make them, ``select`` and ``tune`` choose, ``image`` links."""
 
 from n730c.codegen.build import Choice, build_images, make_kernels
-from n730c.codegen.gpu import GpuImage, build_gpu_images
+from n730c.codegen.gpu import GpuImage, build_gpu_images, computable
 
-__all__ = ["Choice", "GpuImage", "build_gpu_images", "build_images", "make_kernels"]
+__all__ = ["Choice", "GpuImage", "build_gpu_images", "build_images", "computable", "make_kernels"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass
 
 from n730c.artifacts import NONE, Entry, GpuArch, KernelImage, Maker, Program, Step, StepOp
@@ -74,3 +75,13 @@ def build_gpu_images(program: Program, architectures: tuple[GpuArch, ...]) -> tu
             raise ToolchainError(f"a kernel for {architecture.name.lower()} is not fit: {wrong[0]}")
         images.append(GpuImage(KernelImage(architecture, compiled.cubin, entries), figures))
     return tuple(images)
+
+
+def computable(program: Program) -> frozenset[int]:
+    """The steps for which there are kernels for graphics cards."""
+    found = set()
+    for i, step in enumerate(program.steps):
+        with suppress(ToolchainError):
+            if _of_step(program, step):
+                found.add(i)
+    return frozenset(found)

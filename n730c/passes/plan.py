@@ -4,13 +4,13 @@ What can be chosen is few: how many segments of the body are streamed from the d
 ring of how many slots, and whether the embedding is read by rows. Every choice has a memory size and, by simulation,
 a time a token. Of all that fit the budget the fastest is taken, exactly (branch and bound); since a larger budget
 only adds choices, more memory never makes a plan slower. The head and what EMBED shares with it stay in RAM: a byte
-of them saves as much reading as any other.
+of them saves as much reading as any other. Where everything fits the RAM, a graphics card may take part (``card.py``).
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import product
 
@@ -29,6 +29,7 @@ from n730c.artifacts import (
 )
 from n730c.dtypes import TILE_ROWS, matrix_bytes, round_up
 from n730c.errors import BudgetExceeded
+from n730c.passes.card import LEAST_GAIN, CardModel, CardUse
 from n730c.passes.cost import StepCost, arriving_seconds, expert_shares, read_seconds, row_read_bytes, step_costs
 from n730c.passes.memory import buffer_offsets
 from n730c.passes.ring import slots_and_leads
@@ -51,12 +52,19 @@ FEW_PLACES = 2  # of these, beside a ring
 @dataclass(frozen=True)
 class Choice:
     """One way to run the program. ``streamed``: segments read in every pass; ``rows``: the segment read by rows;
-    ``experts``: places for experts, which are read when they are chosen (None: all are in RAM)."""
+    ``experts``: places for experts, which are read when they are chosen (None: all are in RAM); ``card``: what the
+    graphics card does (None: nothing)."""
 
     streamed: tuple[int, ...]
     slots: int
     rows: int | None
     experts: int | None = None
+    card: CardUse | None = None
+
+    @property
+    def device(self) -> str:
+        """Who computes: ``cpu``, ``gpu`` or, the rows of matrices between both, ``split``."""
+        return "cpu" if self.card is None else "gpu" if self.card.whole else "split"
 
 
 @dataclass(frozen=True)
@@ -75,7 +83,10 @@ class _Candidate:
 
 @dataclass(frozen=True)
 class Planner:
-    """All plans of one program on one target. Sizes in bytes, ``context`` in tokens."""
+    """All plans of one program on one target. Sizes in bytes, ``context`` in tokens.
+
+    ``card_steps``: the steps for which there are kernels for the target's graphics card.
+    """
 
     program: Program
     target: Target
@@ -83,6 +94,7 @@ class Planner:
     context: int
     batch: int = BATCH
     head_batch: int = HEAD_BATCH
+    card_steps: frozenset[int] = frozenset()
     _timelines: dict[tuple[Choice, int], Timeline] = field(default_factory=dict, compare=False, repr=False)
 
     # ---- what the program allows ----
@@ -239,6 +251,9 @@ class Planner:
             ring = self._ring(choice)
             assert ring is not None
             steps = list(self._steps(choice.streamed, choice.rows, tokens))
+            if choice.card is not None:
+                assert self.card is not None
+                steps = list(self.card.step_seconds(choice.card, tokens))
             if choice.experts is not None:
                 for step, seconds in self._expert_reads(tokens):
                     steps[step] += self.missed(choice.experts) * seconds
@@ -250,7 +265,9 @@ class Planner:
         return self._timelines[key]
 
     def limit(self, choice: Choice) -> str:
-        """What holds decoding up: ``disk``, ``RAM`` or ``compute``."""
+        """What holds decoding up: ``disk``, ``RAM``, ``compute`` or, where the card is at work, ``VRAM``."""
+        if choice.card is not None:
+            return "VRAM" if choice.card.whole else "RAM and VRAM"
         timeline = self.timeline(choice)
         if timeline.waited + self.missed(choice.experts) * self._expert_seconds > timeline.period / 2:
             return "disk"
@@ -299,8 +316,67 @@ class Planner:
         counts = sorted({max(1, total * i // MOST_PLACES) for i in range(MOST_PLACES)} if total > 1 else ())
         return list(counts[:FEW_PLACES]) if streams and counts else [None, *counts]
 
+    @cached_property
+    def card(self) -> CardModel | None:
+        """The target's graphics card, if there are kernels for it."""
+        if self.target.gpu_arch is None or not self.card_steps:
+            return None
+        return CardModel(
+            self.program, self.target, self.context, self._batch, self._head_batch, frozenset(self.card_steps)
+        )
+
+    @cached_property
+    def card_choices(self) -> tuple[Choice, ...]:
+        """The ways to use the card, fastest first, whether they pay or not."""
+        uses = self.card.uses(self.arena_bytes(self.resident)) if self.card else ()
+        return tuple(sorted((replace(self.resident, card=use) for use in uses), key=lambda c: self.timeline(c).period))
+
+    @cached_property
+    def paying_choices(self) -> tuple[Choice, ...]:
+        """Those that gain enough over the CPU alone."""
+        alone = self.timeline(self.resident).period
+        return tuple(c for c in self.card_choices if self.timeline(c).period * LEAST_GAIN <= alone)
+
+    def devices(self, choice: Choice) -> dict[str, float]:
+        """Tokens a second of ``choice`` and, where all is in RAM, of each way to compute it that is possible."""
+        speeds = {choice.device: 1 / self.timeline(choice).period}
+        if not self._away(choice):
+            ways = (self.resident, *self.card_choices)
+            speeds |= {way.device: 1 / self.timeline(way).period for way in ways}
+        return {name: speeds[name] for name in ("cpu", "gpu", "split") if name in speeds}
+
+    def why(self, choice: Choice) -> str:
+        """Why ``choice`` uses the graphics card as it does, in one line; empty where the target has none."""
+        if not self.target.vram_bytes:
+            return ""
+        if self.target.gpu is None:
+            return "the card is not used: the target does not say how it computes"
+        if self.target.gpu_arch is None:
+            return (
+                f"the card is not used: no compiler makes kernels for {self.target.gpu.arch}, which is older than sm_35"
+            )
+        if self.card is None:
+            return "the card is not used: none of the steps has a kernel for it"
+        if self._away(choice):
+            return "the card is not used: weights are read from the disk for every token"
+        speeds = self.devices(choice)
+        rates = ", ".join(f"{name} {speed:.1f}" for name, speed in speeds.items())
+        if choice.card is None:
+            return f"the card is not used: it does not pay (tokens/s: {rates or 'none'})"
+        cpu, card = self.card.busy(choice.card)
+        held = f"{choice.card.vram_bytes / 2**20:.0f} MiB of VRAM"
+        if choice.card.whole:
+            return f"the card computes everything, in {held} (tokens/s: {rates})"
+        return f"rows are split between both: {held}, CPU busy {cpu:.0%}, card {card:.0%} (tokens/s: {rates})"
+
     def best(self, arena_bytes: int) -> Choice | None:
-        """The fastest choice whose arena takes at most so much; of equals the one that reads and takes least."""
+        """The fastest choice whose arena takes at most so much, with the card if that pays."""
+        if self.paying_choices and self.arena_bytes(self.resident) <= arena_bytes:
+            return self.paying_choices[0]
+        return self.best_on_cpu(arena_bytes)
+
+    def best_on_cpu(self, arena_bytes: int) -> Choice | None:
+        """The fastest without the card; of equals the one that reads and takes least."""
         best: tuple[float, int, int] | None = None
         chosen = None
         for candidate in self._candidates:
@@ -322,16 +398,19 @@ class Planner:
     def plans(self, ram_bytes: int) -> tuple[Plan, ...]:
         """The best plan for ``ram_bytes`` (the whole process) and plans for less memory, largest first.
 
+        Those with the graphics card are in front of those without. Everything the card computes is in RAM as well, so
+        that the CPU can go on alone.
         Raises BudgetExceeded if nothing fits; the message says what would.
         """
         room = (ram_bytes - OVERHEAD) // PAGE * PAGE
-        first = self.best(room)
+        first = self.best_on_cpu(room)
         if first is None:
             raise self._too_small(ram_bytes)
         top, least = self.arena_bytes(first), self.least_arena
         ladder = [least + (top - least) * i // (MOST_PLANS - 1) for i in range(MOST_PLANS - 1)]
-        chosen = {self.arena_bytes(c): c for c in (*map(self.best, ladder), first) if c is not None}
-        return tuple(self.plan(chosen[size]) for size in sorted(chosen, reverse=True))
+        chosen = {self.arena_bytes(c): c for c in (*map(self.best_on_cpu, ladder), first) if c is not None}
+        with_card = self.paying_choices if self.arena_bytes(self.resident) <= room else ()
+        return tuple(map(self.plan, (*with_card, *(chosen[size] for size in sorted(chosen, reverse=True)))))
 
     def _too_small(self, ram_bytes: int) -> BudgetExceeded:
         caches = sum(c.size(self.context, self._batch) for c in self.program.caches)
@@ -382,7 +461,7 @@ class Planner:
         loading = sum(s.size for s in segments) - sum(segments[i].size for i in self._away(choice))
         return Plan(
             arena_bytes=round_up(at, PAGE),
-            vram_bytes=0,
+            vram_bytes=choice.card.vram_bytes if choice.card else 0,
             context=self.context,
             batch=self._batch,
             head_batch=self._head_batch,
@@ -406,7 +485,7 @@ class Planner:
         away = self._away(choice)
         loads = [Event(Action.LOAD, i) for i in range(len(self.program.segments)) if i not in away]
         reads = [Event(Action.READ, i, lead) for i, lead in zip(choice.streamed, leads, strict=True)]
-        runs: list[Event] = []
+        runs = [Event(Action.CARD, step, tiles) for step, tiles in (choice.card.tiles if choice.card else ())]
         at = 0
         for i in choice.streamed:
             first = self.uses[i][0]

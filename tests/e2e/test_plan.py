@@ -38,6 +38,7 @@ def test_a_7b_model_is_planned_from_its_configuration_alone(folder: Path, tmp_pa
     page = tmp_path / "plan.html"
     facts = plan(folder, "--ram", "2G", "--context", "512", "--report", str(page))
     assert facts["fits"] and facts["limit"] == "disk"
+    assert facts["device"] == "cpu" and "read from the disk" in facts["device_reason"]
     assert facts["ram_bytes"] <= 2 << 30
     # What is not in RAM is read: the file is 3.9 GB at 4.5 bits.
     assert 1.7e9 < facts["disk_bytes_per_token"] < 2.4e9
@@ -51,6 +52,17 @@ def test_a_7b_model_is_planned_from_its_configuration_alone(folder: Path, tmp_pa
     for drawing in drawings:
         ElementTree.fromstring(f"<svg{drawing}</svg>")
     assert drawings[0].count("<rect") > 100  # reads and runs of one token
+
+
+def test_a_card_that_pays_is_used_as_far_as_its_memory_goes(folder: Path) -> None:
+    facts = plan(folder, "--context", "512", "--vram", "1G")
+    assert facts["device"] == "split" and facts["limit"] == "RAM and VRAM"
+    assert 0.9 * 2**30 < facts["vram_bytes"] <= 2**30
+    assert set(facts["devices"]) == {"cpu", "split"}  # 3.9 GB do not fit the card
+    assert facts["decode_tokens_per_s"] == pytest.approx(facts["devices"]["split"]) > 1.2 * facts["devices"]["cpu"]
+    without = plan(folder, "--context", "512", "--vram", "0")
+    assert without["device"] == "cpu" and without["vram_bytes"] == 0 and without["device_reason"] == ""
+    assert without["decode_tokens_per_s"] == pytest.approx(facts["devices"]["cpu"])
 
 
 def test_what_does_not_fit_says_what_would(folder: Path) -> None:

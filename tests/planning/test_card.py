@@ -1,0 +1,133 @@
+"""The graphics card in the planner: its memory is never passed, more of it is never slower, both sides end together."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from n730c.artifacts import OVERHEAD, Program, StepOp
+from n730c.passes.card import LEAST_GAIN
+from n730c.passes.lower import lower
+from n730c.passes.plan import Planner
+from n730c.passes.precision import assign_uniform
+from n730c.target import Target, load_target
+from tests.planning.graphs import llama_graph
+from tests.planning.test_plan import programs
+
+GDDR5, DDR3 = load_target("gt730-gddr5"), load_target("gt730-ddr3-64")
+LARGE = llama_graph(
+    layers=3, hidden=1536, heads=12, kv_heads=2, head_dim=128, ffn=8960, vocab=30000, tied=True, bias=True
+)
+
+
+def planner_of(program: Program, target: Target, context: int = 64) -> Planner:
+    return Planner(program, target, 1 << 20, context, card_steps=frozenset(range(len(program.steps))))
+
+
+def cards() -> st.SearchStrategy[Target]:
+    """From cards that make sense to those whose calls cost nothing, so that tiny programs use them too."""
+    gpu = GDDR5.gpu
+    assert gpu is not None
+    return st.builds(
+        lambda speed, bus, call: GDDR5.model_copy(
+            update={
+                "vram_bytes_per_s": speed,
+                "pcie_bytes_per_s": bus,
+                "gpu": gpu.model_copy(update={"launch_s": call, "copy_s": call}),
+            }
+        ),
+        st.floats(1e9, 1e11),
+        st.floats(1e8, 1e10),
+        st.sampled_from((1e-9, 1e-7, 5e-6)),
+    )
+
+
+@settings(max_examples=20, deadline=None)
+@given(programs(), cards(), st.lists(st.integers(1, 400), min_size=2, max_size=4))
+def test_more_vram_is_never_slower_and_no_budget_is_passed(
+    program: Program, target: Target, kilobytes: list[int]
+) -> None:
+    before = 0.0
+    for size in sorted(kilobytes):
+        planner = planner_of(program, target.model_copy(update={"vram_bytes": size << 10}))
+        arena = planner.arena_bytes(planner.resident)
+        choice = planner.best(arena)
+        assert choice is not None
+        plan = planner.plan(choice)
+        assert plan.vram_bytes <= size << 10
+        assert plan.decode_tokens_per_s >= before * (1 - 1e-8)
+        before = plan.decode_tokens_per_s
+        assert planner_of(program, planner.target).best(arena) == choice
+        for i, tiles in choice.card.tiles if choice.card else ():
+            assert program.steps[i].op is StepOp.LINEAR
+            assert 1 <= tiles <= -(-program.tensors[program.steps[i].weight].rows // 16)
+
+
+@settings(max_examples=10, deadline=None)
+@given(programs(), cards())
+def test_no_round_is_faster_than_its_memories_together(program: Program, target: Target) -> None:
+    """However rows are cut: bytes over both bandwidths is the floor, and what both sides do fits in the time."""
+    planner = planner_of(program, target)
+    for choice in planner.card_choices:
+        assert choice.card is not None and planner.card is not None
+        cpu, card = planner.card.busy(choice.card)
+        assert 0 <= cpu <= 1 + 1e-9 and 0 <= card <= 1 + 1e-9
+        read = sum(program.tensors[s.weight].size for s in program.steps if s.op is StepOp.LINEAR)
+        if planner.expert_segments:
+            continue  # of which a token reads a part
+        bandwidth = target.vram_bytes_per_s + (0 if choice.card.whole else target.ram_bytes_per_s)
+        assert planner.timeline(choice).period >= read / bandwidth * (1 - 1e-9)
+
+
+@pytest.mark.parametrize("precision", ["int4", "int8", "fp16"])
+def test_a_split_reads_both_memories_at_once(precision: str) -> None:
+    program = lower(LARGE, assign_uniform(LARGE, precision))
+    planner = planner_of(program, GDDR5)
+    choice = planner.best(1 << 31)
+    assert choice is not None and choice.card is not None and choice.device == "split" and planner.card is not None
+    assert all(share > 0.85 for share in planner.card.busy(choice.card))
+    speeds = planner.devices(choice)
+    assert speeds["split"] > 1.2 * max(speeds["cpu"], speeds["gpu"])
+    assert planner.limit(choice) == "RAM and VRAM"
+    first, *others = planner.plans(1 << 31)
+    assert first.vram_bytes == choice.card.vram_bytes and first.decode_tokens_per_s == pytest.approx(speeds["split"])
+    assert speeds["gpu"] == pytest.approx(others[0].decode_tokens_per_s)  # for a card with room for everything
+    assert others[1].vram_bytes == 0 and others[1].arena_bytes == first.arena_bytes
+
+
+def test_a_card_without_room_for_all_takes_what_it_holds() -> None:
+    program = lower(LARGE, assign_uniform(LARGE, "int8"))
+    small = planner_of(program, GDDR5.model_copy(update={"vram_bytes": 40 << 20}))
+    choice = small.best(1 << 31)
+    assert choice is not None and choice.card is not None and choice.device == "split"
+    assert 36 << 20 < choice.card.vram_bytes <= 40 << 20
+    assert "gpu" not in small.devices(choice)
+
+
+def test_who_is_left_out_and_why() -> None:
+    program = lower(LARGE, assign_uniform(LARGE, "int8"))
+
+    def why(planner: Planner, ram: int = 1 << 31) -> str:
+        choice = planner.best(ram)
+        assert choice is not None and choice.card is None
+        assert all(plan.vram_bytes == 0 for plan in planner.plans(ram + OVERHEAD))
+        return planner.why(choice)
+
+    assert "no compiler makes kernels for sm_21" in why(planner_of(program, load_target("gt730-ddr3-128")))
+    assert "none of the steps has a kernel" in why(Planner(program, GDDR5, 1 << 20, 64))
+    assert why(planner_of(program, load_target("cpu-8g-ssd"))) == why(planner_of(program, GDDR5.with_vram(0))) == ""
+    planner = planner_of(program, GDDR5)
+    assert "read from the disk" in why(planner, planner.least_arena)
+    slow = GDDR5.model_copy(update={"pcie_bytes_per_s": 1e6, "vram_bytes": 32 << 20})
+    assert "does not pay" in why(planner_of(program, slow))
+
+
+def test_a_small_gain_is_no_reason_to_use_the_card() -> None:
+    program = lower(LARGE, assign_uniform(LARGE, "int8"))
+    for megabytes in range(1, 12):
+        planner = planner_of(program, DDR3.model_copy(update={"vram_bytes": megabytes << 20}))
+        choice = planner.best(1 << 31)
+        assert choice is not None
+        speeds = planner.devices(choice)
+        assert choice.device == ("split" if speeds.get("split", 0) >= LEAST_GAIN * speeds["cpu"] else "cpu")
