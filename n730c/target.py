@@ -5,7 +5,7 @@ from __future__ import annotations
 import tomllib
 from importlib import resources
 from pathlib import Path
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
 from pydantic import (
     BaseModel,
@@ -135,20 +135,47 @@ def target_names() -> list[str]:
 
 
 def load_target(name_or_file: str) -> Target:
-    """The target of this name, or from this TOML file. Raises UsageError in one line."""
-    if name_or_file.endswith(".toml"):
-        try:
-            text = Path(name_or_file).read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            raise UsageError(
-                f"cannot read target file {name_or_file}",
-                expected="a TOML file",
-                found=(error.strerror if isinstance(error, OSError) else None) or "bytes that are not UTF-8",
-                hint="Run `n730c targets` for those that come with n730c.",
-            ) from error
-    elif name_or_file in target_names():
-        text = resources.files("n730c.targets").joinpath(name_or_file + ".toml").read_text(encoding="utf-8")
-    else:
+    """The target of this name, or from this TOML file. Raises UsageError in one line.
+
+    A file may say ``like = NAME``: it then holds only what differs from that target of ours.
+    """
+    try:
+        return Target.model_validate(_fields(name_or_file))
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise UsageError(f"target {name_or_file}: field {where}: {first['msg']}", found=repr(first["input"])) from error
+
+
+def _fields(name_or_file: str) -> dict[str, Any]:
+    try:
+        fields = tomllib.loads(_text(name_or_file))
+    except tomllib.TOMLDecodeError as error:
+        raise UsageError(f"target {name_or_file} is not TOML: {error}") from error
+    like = fields.pop("like", None)
+    if like is None:
+        return fields
+    if like not in target_names():
+        raise UsageError(
+            f"target {name_or_file}: field like",
+            expected=f"one of {', '.join(target_names())}",
+            found=repr(like),
+            hint="Run `n730c targets` for the list.",
+        )
+    return _merged(_fields(like), fields)
+
+
+def _merged(common: dict[str, Any], own: dict[str, Any]) -> dict[str, Any]:
+    """``own`` over ``common``, table by table."""
+    both = [key for key in own if isinstance(common.get(key), dict) and isinstance(own[key], dict)]
+    tables = {key: _merged(common[key], own[key]) for key in both}
+    return common | own | tables
+
+
+def _text(name_or_file: str) -> str:
+    if not name_or_file.endswith(".toml"):
+        if name_or_file in target_names():
+            return resources.files("n730c.targets").joinpath(name_or_file + ".toml").read_text(encoding="utf-8")
         raise UsageError(
             "unknown target",
             expected=f"one of {', '.join(target_names())}, host, or a file ending in .toml",
@@ -156,10 +183,11 @@ def load_target(name_or_file: str) -> Target:
             hint="Run `n730c targets` for the list.",
         )
     try:
-        return Target.model_validate(tomllib.loads(text))
-    except tomllib.TOMLDecodeError as error:
-        raise UsageError(f"target {name_or_file} is not TOML: {error}") from error
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
-        raise UsageError(f"target {name_or_file}: field {where}: {first['msg']}", found=repr(first["input"])) from error
+        return Path(name_or_file).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(
+            f"cannot read target file {name_or_file}",
+            expected="a TOML file",
+            found=(error.strerror if isinstance(error, OSError) else None) or "bytes that are not UTF-8",
+            hint="Run `n730c targets` for those that come with n730c.",
+        ) from error

@@ -132,7 +132,9 @@ def main() -> None:
             package = folder / f"{precision}.n730"
             command = ["build", options.model, "--target", "gt730", "--precision", precision, "--kv", "fp32"]
             command += ["--no-tune", "-o", package]
-            subprocess.run([sys.executable, "-m", "n730c", *map(str, command)], check=True, capture_output=True, cwd=ROOT)
+            subprocess.run(
+                [sys.executable, "-m", "n730c", *map(str, command)], check=True, capture_output=True, cwd=ROOT
+            )
             walk = Walk(graph, windows, stored_weights(package, checkpoint.tensor))
             exact = walk.logits()
             kl = divergence(exact, by_runtime(package, windows, folder))

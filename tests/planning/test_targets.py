@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
+from n730c.errors import UsageError
 from n730c.target import Gpu, KernelRates, Target, load_target, target_names
 
 NUMBERS = set(Target.model_fields) - {"name", "description", "sources", "gpu"}
@@ -28,11 +31,21 @@ def test_the_same_card_has_the_same_numbers() -> None:
     gt730 = load_target("gt730")
     assert gt730.gpu == load_target("gt730-ddr3-64").gpu == load_target("gt730-4g-hdd").gpu
     assert load_target("gt730-ddr3-128").gpu_arch is None  # Fermi
-    same = set(Target.model_fields) - {"name", "description", "gpu", "sources"}
-    for name in ("gt730-gddr5", "gt730-ddr3-64", "gt730-ddr3-128", "gtx750ti", "gtx1050"):
-        other = load_target(name)
-        different = {field for field in same if getattr(other, field) != getattr(gt730, field)}
-        assert different <= {"vram_bytes", "vram_bytes_per_s", "pcie_bytes_per_s"}
+
+
+def test_a_file_says_what_differs(tmp_path: Path) -> None:
+    mine = tmp_path / "mine.toml"
+    mine.write_text('name = "mine"\nlike = "gtx1050"\nram_bytes = 1073741824\n[gpu]\nlaunch_s = 6e-6\n')
+    card = load_target("gtx1050")
+    assert card.gpu is not None
+    expected = card.model_copy(
+        update={"name": "mine", "ram_bytes": 2**30, "gpu": card.gpu.model_copy(update={"launch_s": 6e-6})}
+    )
+    assert load_target(str(mine)) == expected
+    for wrong in ('"pc"', "3", "[]"):
+        mine.write_text(f'name = "mine"\nlike = {wrong}\n')
+        with pytest.raises(UsageError, match="field like"):
+            load_target(str(mine))
 
 
 @pytest.mark.parametrize("name", target_names())
