@@ -1,9 +1,11 @@
-"""The disk's own limit: a file read in order past the page cache, and a file put out of that cache."""
+"""The disk: its own limit, a file put out of the page cache, and the disk made as slow as an old one."""
 
 from __future__ import annotations
 
+import contextlib
 import os
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 
 SOURCE = Path(__file__).parent / "raw_read.c"
@@ -26,3 +28,25 @@ def raw_bandwidth(work: Path, path: Path, read_bytes: int, in_flight: int, secon
         subprocess.run(["cc", "-O2", "-pthread", "-o", str(program), str(SOURCE)], check=True)
     command = [str(program.resolve()), str(path), str(read_bytes), str(in_flight), str(seconds)]
     return float(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+
+
+@contextlib.contextmanager
+def slowed(path: Path, bytes_per_s: int) -> Iterator[None]:
+    """Within, this process and what it starts read from the disk of ``path`` at that rate at most (control groups, v1).
+
+    Raises SystemExit where that cannot be.
+    """
+    root = Path("/sys/fs/cgroup/blkio")
+    if not (root / "cgroup.procs").exists():
+        raise SystemExit(f"no control group for disks: expected {root} (version 1)")
+    group = root / f"n730-benchmark-{os.getpid()}"
+    group.mkdir()
+    try:
+        device = path.stat().st_dev
+        limit = f"{os.major(device)}:{os.minor(device)} {bytes_per_s}"
+        (group / "blkio.throttle.read_bps_device").write_text(limit)
+        (group / "cgroup.procs").write_text(str(os.getpid()))
+        yield
+    finally:
+        (root / "cgroup.procs").write_text(str(os.getpid()))
+        group.rmdir()

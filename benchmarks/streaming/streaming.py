@@ -4,14 +4,15 @@
 
 Memory is really capped by a control group (page cache counts), the files are out of the page cache before each run,
 and the disk's limit is measured with O_DIRECT in turn with ours, with the same read size and number in flight. The
-target is this PC, probed at the start. The peer is llama-cpp-python built for AVX2 only (see
-benchmarks/cpu/versus_llama_cpp.py), with mmap and without repacking: its other modes are killed under these caps.
-Weights are random; files are made once, in --work (7B: 21 GB).
+target is this PC, probed at the start; --disk-limit makes its disk as slow as an old PC's, for everybody. The peer is
+llama-cpp-python built for AVX2 only (see benchmarks/cpu/versus_llama_cpp.py), with mmap and without repacking: its
+other modes are killed under these caps. Weights are random; files are made once, in --work (7B: 21 GB).
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import platform
@@ -27,7 +28,7 @@ from typing import Any
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE))
 
-from disk import drop_cache, raw_bandwidth  # noqa: E402
+from disk import drop_cache, raw_bandwidth, slowed  # noqa: E402
 from memory_cap import Capped, run_capped  # noqa: E402
 from models import CONTEXT, gguf, package  # noqa: E402
 
@@ -212,10 +213,16 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--work", type=Path, default=Path("build/benchmarks"))
     parser.add_argument("--keep", action="store_true", help="use the packages and host.toml that are there")
+    parser.add_argument("--disk-limit", type=int, metavar="BYTES_PER_S", help="read no faster, as a slower disk would")
     parser.add_argument("--out", type=Path, default=HERE / "results.md")
     args = parser.parse_args()
     args.work.mkdir(parents=True, exist_ok=True)
+    with slowed(args.work, args.disk_limit) if args.disk_limit else contextlib.nullcontext():
+        measure(args)
 
+
+def measure(args: argparse.Namespace) -> None:
+    """Everything that was asked for, printed and written to ``--out``."""
     file = args.work / "host.toml"
     if not (args.keep and file.exists()):
         file = probe(args.work, args.threads)
@@ -238,7 +245,8 @@ def main() -> None:
         *(["", "**The machine was busy with other work: these figures say little.**"] if load > BUSY else []),
         "",
         f"Probed: disk {target.disk_bytes_per_s / 1e6:.0f} MB/s with {target.disk_read_bytes >> 10} KiB reads, "
-        f"{target.disk_reads_in_flight} in flight; RAM {target.ram_bytes_per_s / 1e9:.1f} GB/s.",
+        f"{target.disk_reads_in_flight} in flight; RAM {target.ram_bytes_per_s / 1e9:.1f} GB/s."
+        + (f" The disk was slowed to {args.disk_limit / 1e6:.0f} MB/s for all." if args.disk_limit else ""),
         "",
         "Everything in RAM, no cap:",
         "",
