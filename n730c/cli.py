@@ -122,7 +122,10 @@ def build(
     tune: Annotated[bool, typer.Option(help="time the kernel makers on this machine and take the faster")] = True,
     gpu: Annotated[
         str | None,
-        typer.Option(metavar="ARCH", help="also kernels for NVIDIA cards: sm_35 (GT 730), sm_50, sm_52, sm_61; commas"),
+        typer.Option(
+            metavar="ARCH",
+            help="kernels for NVIDIA cards, sm_35 (GT 730), sm_50, sm_52, sm_61; commas [default: what the plan uses]",
+        ),
     ] = None,
     dump: Annotated[Path | None, typer.Option(metavar="DIR", help="write IR, program and plan here")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="print a summary as JSON on stdout")] = False,
@@ -174,7 +177,9 @@ def build(
     errors.print(f"wrote {summary['package']}  ({show_size(summary['file_bytes'])})", highlight=False, markup=False)
     plan = summary["plan"]
     errors.print(
-        f"on {summary['target']}: {show_size(plan['ram_bytes'])} of RAM for {plan['context']} tokens of context; "
+        f"on {summary['target']}: {show_size(plan['ram_bytes'])} of RAM "
+        + (f"and {show_size(plan['vram_bytes'])} of the graphics card's memory " if plan["vram_bytes"] else "")
+        + f"for {plan['context']} tokens of context; "
         f"predicted {plan['decode_tokens_per_s']:.1f} tokens/s, first token after {plan['first_token_s']:.1f} s",
         highlight=False,
         soft_wrap=True,

@@ -14,10 +14,10 @@ from typing import Any
 from rich.console import Console
 
 from n730c.artifacts import OVERHEAD, GpuArch, Plan, Program, split_block_name
-from n730c.codegen import build_gpu_images, build_images
+from n730c.codegen import GpuImage, build_gpu_images, build_images, computable
 from n730c.dtypes import Format
 from n730c.dump import dump_value
-from n730c.errors import BudgetExceeded, UsageError
+from n730c.errors import BudgetExceeded, ToolchainError, UsageError
 from n730c.files import destination, dump_text, write_page
 from n730c.frontend.chat import Chat, check_chat, read_chat
 from n730c.frontend.checkpoint import DEFAULT_CONTEXT, Checkpoint
@@ -243,6 +243,26 @@ def _room(graph: Graph, target: Target, tokenizer_bytes: int, options: Options, 
     return ram_bytes - OVERHEAD - others
 
 
+def _gpu_images(
+    program: Program, plans: tuple[Plan, ...], target: Target, asked: tuple[GpuArch, ...], console: Console
+) -> tuple[tuple[GpuImage, ...], tuple[Plan, ...]]:
+    """Kernels for the cards that were asked for, and for the target's if a plan uses it.
+
+    Where the latter cannot be made, a note says so, and the plans are those without a card.
+    """
+    wanted = (target.gpu_arch,) if target.gpu_arch and any(plan.vram_bytes for plan in plans) else ()
+    architectures = tuple(dict.fromkeys((*asked, *wanted)))
+    try:
+        return (build_gpu_images(program, architectures) if architectures else ()), plans
+    except ToolchainError as error:
+        if asked:
+            raise
+        console.print(
+            f"n730c: note: the graphics card is left out: {error}", markup=False, highlight=False, soft_wrap=True
+        )
+        return (), tuple(plan for plan in plans if not plan.vram_bytes)
+
+
 def _too_large(options: Options, excess: int) -> BudgetExceeded:
     return BudgetExceeded(
         "the package does not fit --max-size",
@@ -303,12 +323,13 @@ def build(options: Options, console: Console) -> dict[str, Any]:
             context = choose_context(options.context, graph, program, ram_bytes)
             if graph.tables_for not in (None, context):  # RoPE depends on the context, which memory has made shorter
                 graph = run_passes(load_model(options.model, context)[0], PASSES, options.dump)
-            plans = Planner(program, target, len(tokenizer), context).plans(ram_bytes)
+            planner = Planner(program, target, len(tokenizer), context, card_steps=computable(program))
+            plans = planner.plans(ram_bytes)
             done(1, 1, f"{plans[0].ram_bytes / 2**20:.0f} MiB of RAM")
 
             done = stages.begin("making kernels")
             images, kernels = build_images(program.kernels, target.isa_level, tune=options.tune, progress=done)
-            gpu = build_gpu_images(program, options.gpu) if options.gpu else ()
+            gpu, plans = _gpu_images(program, plans, target, options.gpu, console)
             images += tuple(made.image for made in gpu)
             done(1, 1, "")
             meta = _provenance(options, precision, checkpoint, target) | {"kernels": kernels}

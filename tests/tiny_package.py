@@ -44,6 +44,7 @@ from n730c.chat_format import INTEGER_BIAS, ChatProgram, Op, write_chat
 from n730c.dtypes import GROUP, TILE_ROWS, Format, round_up
 from n730c.package import write_package
 from n730c.package.check_steps import FORMS
+from n730c.passes.card import rounds_of, rows_bytes, staging_bytes
 from n730c.quant import encode
 from n730c.tokenizer_format import NO_ID, AddedToken, Kind, TokenFlag, TokenizerTables, write_tokenizer
 
@@ -89,6 +90,7 @@ class Shape:
     head_batch: int = 2
     contexts: tuple[int, ...] = ()  # further, smaller plans
     window: int = 0  # of all attentions; 0: none
+    card: int = 0  # tiles that a graphics card has of each matrix at most; -1: it has the whole program
     slots: int = 0  # places in the ring that the layers are streamed through; 0: all in RAM
     rows: bool = False  # the embedding is read by rows
     experts: int = 0  # instead of one gate_proj, up_proj and down_proj
@@ -344,9 +346,16 @@ def tiny_plan(program: Program, context: int, shape: Shape, tokenizer_bytes: int
             start = i
         runs += [Event(Action.WAIT, segment) for segment in new]
         waited.update(new)
+    arena = round_up(end, PAGE)
+    taken = {}
+    for i in (i for steps in rounds_of(program) for i in steps if shape.card > 0):
+        step = program.steps[i]
+        if not {segment_of[t] for t in (step.weight, step.bias) if t != NONE} & set(streamed):
+            taken[i] = min(shape.card, -(-program.tensors[step.weight].rows // TILE_ROWS))
+    vram = rows_bytes(program, taken) + staging_bytes(program, taken, batch, head_batch)
     return Plan(
-        arena_bytes=round_up(end, PAGE),
-        vram_bytes=0,
+        arena_bytes=arena,
+        vram_bytes=arena + 4 * batch if shape.card < 0 else vram,
         context=context,
         batch=batch,
         head_batch=head_batch,
@@ -354,7 +363,7 @@ def tiny_plan(program: Program, context: int, shape: Shape, tokenizer_bytes: int
         buffer_offsets=buffers,
         cache_offsets=caches,
         tokenizer_offset=tokenizer,
-        schedule=(*loads, *reads, *runs),
+        schedule=(*loads, *reads, *(Event(Action.CARD, i, tiles) for i, tiles in sorted(taken.items())), *runs),
         disk_bytes_per_token=sum(program.segments[i].size for i in streamed),
         decode_tokens_per_s=10.5,
         prefill_tokens_per_s=100.25,

@@ -11,6 +11,7 @@ from n730c.artifacts import PIECE, Buffer, BufferKind, Cache, Scope, StepOp, Tie
 from n730c.dtypes import TILE_ROWS, Format, matrix_bytes
 from n730c.errors import PackageError
 from n730c.package import layout as lay
+from n730c.package.check_card import check_card
 from n730c.package.check_schedule import SegmentUse, check_schedule, segment_uses
 from n730c.package.check_steps import lives
 from n730c.package.layout import (
@@ -69,7 +70,9 @@ def check_plans(
         first_event += plan.event_count
         mine = placements[i * len(segments) : (i + 1) * len(segments)]
         _check_tiers(i, mine, segments, tensors, uses)
-        check_schedule(i, events[plan.first_event : first_event], mine, segments, uses, len(steps))
+        own = events[plan.first_event : first_event]
+        check_schedule(i, own, mine, segments, uses, len(steps))
+        check_card(i, plan, own, mine, tensors, token_bytes, steps, program.head_first)
         start = i * (len(buffers) + len(caches))
         middle, stop = start + len(buffers), start + len(buffers) + len(caches)
         fixed = [(plan.tokenizer_offset, plan.tokenizer_offset + len(sections[Kind.TOKENIZER]), "the tokenizer")]
@@ -152,8 +155,8 @@ def _check_numbers(i: int, plan: PlanRecord) -> None:
         raise _fail(i, "the cache of experts", f"at most {MAX_PLACES} places at a multiple of 4096", plan.expert_places)
     if plan.experts_offset and not plan.expert_places:
         raise _fail(i, "offset of no experts", 0, plan.experts_offset)
-    if plan.vram_bytes or plan.zero or any(plan.zeros):
-        raise _fail(i, "VRAM bytes and reserved bytes", "zeros")
+    if plan.zero or any(plan.zeros):
+        raise _fail(i, "reserved bytes", "zeros")
     if not 1 <= plan.context <= MAX_DIM:
         raise _fail(i, "context", f"1 … {MAX_DIM}", plan.context)
     if not 1 <= plan.batch <= 4096:

@@ -11,7 +11,7 @@ activations go up once, the results come back once, and both sides meet at its e
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -22,6 +22,47 @@ from n730c.target import Gpu, Target
 
 VRAM_ALIGN = 256  # bytes; what lies in VRAM is aligned to it, as cuMemAlloc does
 LEAST_GAIN = 1.05  # a card that gains less is left out: it may fail, and it takes power
+
+
+Taken = Mapping[int, int]  # tiles of LINEAR steps that the card has, none of them 0
+
+
+def rounds_of(program: Program) -> tuple[tuple[int, ...], ...]:
+    """LINEAR steps that follow each other at once with the same input, outside experts (FORMAT.md, SCHEDULE)."""
+    experts = expert_shares(program)
+    found: list[list[int]] = []
+    for i, step in enumerate(program.steps):
+        if step.op is not StepOp.LINEAR or i in experts:
+            continue
+        last = found[-1][-1] if found else NONE
+        if last == i - 1 != program.head_first - 1 and program.steps[last].inputs == step.inputs:
+            found[-1].append(i)
+        else:
+            found.append([i])
+    return tuple(map(tuple, found))
+
+
+def rows_bytes(program: Program, taken: Taken) -> int:
+    """What tiles and biases take in VRAM."""
+    total = 0
+    for i, tiles in taken.items():
+        step = program.steps[i]
+        weight = program.tensors[step.weight]
+        total += round_up(tiles * matrix_bytes(weight.format, TILE_ROWS, weight.cols), VRAM_ALIGN)
+        total += 0 if step.bias == NONE else round_up(program.tensors[step.bias].size, VRAM_ALIGN)
+    return total
+
+
+def staging_bytes(program: Program, taken: Taken, batch: int, head_batch: int) -> int:
+    """VRAM for the activations that go up and the results that come back, of the largest round each."""
+    up = down = 0
+    for steps in rounds_of(program):
+        tiles = sum(taken.get(i, 0) for i in steps)
+        if tiles:
+            tokens = batch if steps[0] < program.head_first else head_batch
+            up = max(up, tokens * program.buffers[program.steps[steps[0]].inputs[0]].token_bytes)
+            down = max(down, tokens * tiles * TILE_ROWS * 4)
+    return round_up(up, VRAM_ALIGN) + round_up(down, VRAM_ALIGN)
 
 
 @dataclass(frozen=True)
@@ -69,18 +110,8 @@ class CardModel:
 
     @cached_property
     def rounds(self) -> tuple[tuple[int, ...], ...]:
-        """LINEAR steps one after the other with the same input, outside experts, of which the card can compute some."""
-        experts = expert_shares(self.program)
-        found: list[list[int]] = []
-        for i, step in enumerate(self.program.steps):
-            if step.op is not StepOp.LINEAR or i in experts:
-                continue
-            last = found[-1] if found else []
-            if last and last[-1] == i - 1 != self.program.head_first - 1 and self._input(last[-1]) == self._input(i):
-                last.append(i)
-            else:
-                found.append([i])
-        return tuple(tuple(steps) for steps in found if self.steps.intersection(steps))
+        """Those of which the card can compute some."""
+        return tuple(steps for steps in rounds_of(self.program) if self.steps.intersection(steps))
 
     def _input(self, step: int) -> int:
         return self.program.steps[step].inputs[0]
@@ -189,24 +220,29 @@ class CardModel:
         Rounds are taken in an order that does not depend on the card's memory, so that more of it is never slower.
         """
         wanted = []
+        everything: dict[int, int] = {}
         for steps in self.rounds:
             taken = self._balanced(steps, sum(map(self._tiles, steps)))
             gain = self._gain(steps, taken)
             if gain > 0:
-                wanted.append((-gain / self._bytes(taken), steps, taken))
-        room = self.target.vram_bytes - self._staging([(steps, taken) for _, steps, taken in wanted])
-        chosen: list[tuple[tuple[int, ...], dict[int, int]]] = []
+                wanted.append((-gain / rows_bytes(self.program, taken), steps, taken))
+                everything |= taken
+        room = self.target.vram_bytes - self._staging(everything)
+        chosen: dict[int, int] = {}
         for _, steps, taken in sorted(wanted, key=lambda w: w[:2]):
-            if self._bytes(taken) > room:
+            needed = rows_bytes(self.program, taken)
+            if needed > room:
                 part = self._fitting(steps, sum(taken.values()), room)
                 if part and self._gain(steps, part) > 0:
-                    chosen.append((steps, part))
+                    chosen |= part
                 break
-            room -= self._bytes(taken)
-            chosen.append((steps, taken))
-        tiles = sorted((i, n) for _, taken in chosen for i, n in taken.items())
-        used = self._staging(chosen) + sum(self._bytes(taken) for _, taken in chosen)
-        return CardUse(tuple(tiles), used if tiles else 0)
+            room -= needed
+            chosen |= taken
+        used = self._staging(chosen) + rows_bytes(self.program, chosen)
+        return CardUse(tuple(sorted(chosen.items())), used)
+
+    def _staging(self, taken: Taken) -> int:
+        return staging_bytes(self.program, taken, self.batch, self.head_batch)
 
     def _fill(self, steps: tuple[int, ...], count: int) -> dict[int, int]:
         """``count`` tiles of a round: whole matrices first, the largest first, so that the launches are few."""
@@ -229,28 +265,10 @@ class CardModel:
 
     def _fitting(self, steps: tuple[int, ...], most: int, room: int) -> dict[int, int]:
         """As many tiles of a round as ``room`` bytes hold."""
-        return self._fill(steps, _last(most, lambda n: self._bytes(self._fill(steps, n)) <= room))
+        return self._fill(steps, _last(most, lambda n: rows_bytes(self.program, self._fill(steps, n)) <= room))
 
     def _gain(self, steps: tuple[int, ...], taken: dict[int, int]) -> float:
         return self.round_cost(steps, {}, 1).seconds - self.round_cost(steps, taken, 1).seconds
-
-    def _bytes(self, taken: dict[int, int]) -> int:
-        """What tiles and biases take in VRAM (FORMAT.md, SCHEDULE)."""
-        total = 0
-        for i, tiles in taken.items():
-            total += round_up(tiles * self._tile_bytes(i), VRAM_ALIGN)
-            if self.program.steps[i].bias != NONE:
-                total += round_up(self.program.tensors[self.program.steps[i].bias].size, VRAM_ALIGN)
-        return total
-
-    def _staging(self, chosen: list[tuple[tuple[int, ...], dict[int, int]]]) -> int:
-        """Bytes of VRAM for the activations that go up and the results that come back, of the largest round each."""
-        up = down = 0
-        for steps, taken in chosen:
-            tokens = self.batch if steps[0] < self.program.head_first else self.head_batch
-            up = max(up, tokens * self.program.buffers[self._input(steps[0])].token_bytes)
-            down = max(down, tokens * sum(taken.values()) * TILE_ROWS * 4)
-        return round_up(up, VRAM_ALIGN) + round_up(down, VRAM_ALIGN)
 
 
 def _last(most: int, holds: Callable[[int], bool]) -> int:

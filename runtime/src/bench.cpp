@@ -43,6 +43,8 @@ int bench(const RunOptions &run, const BenchOptions &options) {
     const uint64_t bytes_before = model.reader.bytes_read() + experts.bytes_read();
     const uint64_t asked_before = experts.asked(), missed_before = experts.missed();
     const double waited_before = model.reader.seconds_waited();
+    const auto card_waited = [&] { return model.card_rows != nullptr ? model.card_rows->waited_seconds() : 0.0; };
+    const double card_waited_before = card_waited();
     Progress progress("decoding", static_cast<uint64_t>(gen), "tokens");
     for (int64_t i = 0; i < gen; ++i) {
         if (platform::interrupted()) throw Interrupted();
@@ -78,6 +80,8 @@ int bench(const RunOptions &run, const BenchOptions &options) {
                 .add("planned_disk_bytes_per_s", plan.disk_bytes_per_s)
                 .add("disk_wait_seconds", waited)
                 .add("expert_hit_rate", hit_rate)
+                .add("device", std::string(model.gpu != nullptr ? "gpu" : model.card_rows != nullptr ? "split" : "cpu"))
+                .add("card_wait_seconds", card_waited() - card_waited_before)
                 .add("limit", std::string(limit))
                 .add("load_seconds", model.load_seconds)
                 .add("load_bytes_per_s", load_rate)

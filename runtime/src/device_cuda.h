@@ -8,6 +8,9 @@
 
 namespace n730 {
 
+// The package's kernels for a card; nullptr: there are none, or they may not run, and `why` says so in one line.
+const Image *choose_image(const Package &package, const Cuda &card, bool trust, std::string &why);
+
 class DeviceCuda {
   public:
     // nullptr: this package does not run on this machine's card with this plan, and `why` says so in one line.

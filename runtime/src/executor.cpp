@@ -23,6 +23,18 @@ Executor::Executor(const Package &package, size_t plan, uint8_t *arena, const Ke
     logits_stride_ = static_cast<int64_t>(package.buffers[package.program.logits].token_bytes() / sizeof(float));
 }
 
+void Executor::use(CardRows *rows) {
+    card_ = rows;
+    for (uint32_t r = 0; r < rows->rounds().size(); ++r) {
+        const CardLayout::Round &round = rows->rounds()[r];
+        calls_[round.first].card_begin = calls_[round.last].card_end = r;
+        for (uint32_t i = round.share; i < round.share_end; ++i) {
+            calls_[rows->share(i).step].card_share = i;
+            calls_[rows->share(i).step].card_tiles = rows->share(i).tiles;
+        }
+    }
+}
+
 void Executor::plan_waits(const std::vector<Read> &reads) {
     for (uint32_t i = 0; i < reads.size(); ++i) {
         Call &first = calls_[reads[i].first];
@@ -36,7 +48,7 @@ void Executor::make_call(size_t index, size_t plan, uint8_t *arena, const Kernel
     const Step &step = package_.steps[index];
     Call &c = calls_[index];
     c = Call{};
-    c.segment = NONE;
+    c.segment = c.card_share = c.card_begin = c.card_end = NONE;
     c.weight_at = c.bias_at = NOWHERE;
     c.kernel = kernels.of(step);
     c.op = step.op;
@@ -336,7 +348,22 @@ bool Executor::get_expert(Call &expert) {
     }
 }
 
+// What the card was asked for at the beginning of a round; if it has failed, one thread computes it here: the others have
+// left these rows out and will do so to the end of the pass.
+void Executor::finish_round(uint32_t round) {
+    const CardLayout::Round &r = card_->rounds()[round];
+    const bool good = card_->finish(round);
+    for (uint32_t i = r.share; i < r.share_end; ++i) {
+        const Call &c = calls_[card_->share(i).step];
+        if (good)
+            card_->take(round, i, c.call);
+        else
+            c.kernel(&c.call, 0, c.card_tiles);
+    }
+}
+
 void Executor::run(size_t begin, size_t end) {
+    const bool split = card_ != nullptr && !card_->failed(); // the same for all threads, whatever happens in between
     const uint64_t pass = begin == 0 ? passes_++ : passes_;
     auto walk = [&](int thread) {
         bool good = true; // if not, only the barriers are left to be kept
@@ -370,16 +397,19 @@ void Executor::run(size_t begin, size_t end) {
                 if (c.bias_at != NOWHERE) some.bias = group->weights + c.bias_at;
                 call = &some;
             }
-            const int64_t items = c.fixed + c.per_token * call->tokens;
+            if (split && thread == 0 && c.card_begin != NONE) card_->begin(c.card_begin, c.call);
+            const int64_t mine = split ? c.card_tiles : 0; // the first work item that the CPU computes
+            const int64_t items = c.fixed + c.per_token * call->tokens - mine;
             if (c.rows) {
                 if (thread == 0) good = embed_rows(c, package_.steps[i].weight);
             } else if (c.serial) {
-                if (thread == 0) c.kernel(call, 0, items);
+                if (thread == 0 && items > 0) c.kernel(call, mine, mine + items);
             } else {
                 int64_t from, to;
                 pool_.range(items, thread, from, to);
-                if (from < to) c.kernel(call, from, to);
+                if (from < to) c.kernel(call, mine + from, mine + to);
             }
+            if (split && thread == 0 && c.card_end != NONE) finish_round(c.card_end);
             if (c.released > 0) reader_->release(thread, pass * reader_->reads() + c.released);
         }
         if (!good) broken_.store(true, std::memory_order_relaxed);

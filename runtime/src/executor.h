@@ -1,5 +1,6 @@
 // Runs a program: one array of calls, made once, walked by all threads for every batch of tokens.
 #pragma once
+#include "card_rows.h"
 #include "device_cuda.h"
 #include "expert_cache.h"
 #include "kernels.h"
@@ -20,6 +21,8 @@ class Executor {
 
     // From now on all steps run on the card, which outlives the executor.
     void use(DeviceCuda *device) { device_ = device; }
+    // From now on the card multiplies the rows that the plan gives it, as long as it does not fail; it outlives the executor.
+    void use(CardRows *rows);
 
     const Plan &plan() const { return plan_; }
     int64_t vocab() const { return package_.program.vocab; }
@@ -72,6 +75,9 @@ class Executor {
         bool rows;                // EMBED from pieces that are read for it
         bool positions;           // EMBED of positions, not of ids
         uint32_t wait, wait_end;  // STREAM segments that the step is the first to use
+        int64_t card_tiles;       // LINEAR: its first work items, which the card has
+        uint32_t card_share;      // LINEAR: which CardShare that is, or NONE
+        uint32_t card_begin, card_end; // the card's round that begins, that ends with this step, or NONE
         uint32_t released;        // how many of them no later step uses; 0: as many as before it
     };
     static constexpr uint64_t NOWHERE = ~uint64_t(0);
@@ -94,6 +100,7 @@ class Executor {
     void find_experts();
     void expect_experts(size_t first);
     bool get_expert(Call &expert);
+    void finish_round(uint32_t round);
     void run(size_t begin, size_t end);
 
     const Package &package_;
@@ -101,6 +108,7 @@ class Executor {
     ThreadPool &pool_;
     Reader *const reader_;
     DeviceCuda *device_ = nullptr;
+    CardRows *card_ = nullptr;
     RowReader rows_;
     ExpertCache experts_;
     std::vector<std::vector<uint32_t>> chosen_; // experts that the last tokens chose, layer by layer; room is taken once

@@ -48,7 +48,7 @@ std::string as_json(const Package &package, const std::string &path, const PlanC
     const std::string plans = json_array(package.plans, [](const Plan &p) {
         return JsonObject()
             .add("ram_bytes", p.ram_bytes())
-            .add("vram_bytes", uint64_t(0))
+            .add("vram_bytes", p.vram_bytes)
             .add("context", uint64_t(p.context))
             .add("batch", uint64_t(p.batch))
             .add("head_batch", uint64_t(p.head_batch))

@@ -16,11 +16,12 @@ FileSource::FileSource(const std::string &path) {
     }
 }
 
-PlanChoice choose_plan(const Package &package, uint64_t ram, uint64_t free_ram) {
+PlanChoice choose_plan(const Package &package, uint64_t ram, uint64_t free_ram, const CardFits &card_fits) {
     const uint64_t unlimited = ~uint64_t(0);
     const uint64_t limit = std::min(ram == 0 ? unlimited : ram, free_ram == 0 ? unlimited : free_ram);
     for (size_t i = 0; i < package.plans.size(); ++i)
-        if (package.plans[i].ram_bytes() <= limit) {
+        if (package.plans[i].ram_bytes() <= limit &&
+            (package.plans[i].vram_bytes == 0 || (card_fits && card_fits(i)))) {
             if (limit == unlimited) return {i, "the largest"};
             return {i, "the first that fits " + format_size(limit) + (ram != 0 && limit == ram ? " of --ram" : " of free memory")};
         }
@@ -42,22 +43,38 @@ Arena::Arena(uint64_t bytes) : data_(static_cast<uint8_t *>(platform::allocate(b
 
 Arena::~Arena() { platform::release(data_, bytes_); }
 
-size_t Model::choose(const RunOptions &options) const {
-    const PlanChoice choice = choose_plan(package, options.ram, platform::free_ram());
+// A plan with a card is taken if the card is there and has the memory; with --device cuda it gets another plan's whole
+// program if that can be. What stands in the way is said in one line, and the CPU computes.
+size_t Model::choose(const RunOptions &options) {
+    std::string why;
+    const CardFits card_fits = [&](size_t plan) {
+        if (options.device == "cpu") return false;
+        try {
+            return open_card(options, plan, why);
+        } catch (const Error &error) { // the plans behind do without
+            why = error.what();
+            return false;
+        }
+    };
+    const PlanChoice choice = choose_plan(package, options.ram, platform::free_ram(), card_fits);
     if (!choice.plan) throw Error(choice.why);
+    if (options.device == "cuda" && package.plans[*choice.plan].vram_bytes == 0) open_card(options, *choice.plan, why);
+    if (gpu != nullptr)
+        say("computing on " + gpu->card().describe() + " with " + format_size(gpu->vram_bytes()) + " of its memory");
+    else if (card_rows != nullptr)
+        say("computing on the CPU and " + card_rows->card().describe() + " with " + format_size(card_rows->vram_bytes()) +
+            " of its memory");
+    else if (!why.empty())
+        say("the CPU computes: " + why);
     return *choice.plan;
 }
 
-// What stands in the way is said in one line, and the CPU computes.
-std::unique_ptr<DeviceCuda> Model::open_gpu(const RunOptions &options) const {
-    if (options.device != "cuda") return nullptr;
-    std::string why;
-    std::unique_ptr<DeviceCuda> device = DeviceCuda::open(package, plan_index, options.trust, why);
-    if (device == nullptr)
-        say("the CPU computes: " + why);
+bool Model::open_card(const RunOptions &options, size_t plan, std::string &why) {
+    if (!package.cards[plan].empty())
+        card_rows = CardRows::open(package, plan, options.trust, why);
     else
-        say("computing on " + device->card().describe() + " with " + format_size(device->vram_bytes()) + " of its memory");
-    return device;
+        gpu = DeviceCuda::open(package, plan, options.trust, why);
+    return card_rows != nullptr || gpu != nullptr;
 }
 
 const uint8_t *Model::tables() {
@@ -77,6 +94,7 @@ void Model::load() {
         reader.load([&](uint64_t bytes) { progress.advance(bytes); });
     }
     if (gpu != nullptr) gpu->load(arena.data());
+    if (card_rows != nullptr) card_rows->load(arena.data());
     loaded_bytes = total;
     load_seconds = platform::seconds() - start;
     if (untrusted_code_) say("running on built-in kernels; --trust would run the package's own code");
@@ -99,11 +117,11 @@ Model::Model(const RunOptions &options)
       reader(package, plan_index, arena.data(),
              // One more than reads at once: while it checks sums, the others read.
              options.readers > 0 ? options.readers : static_cast<int>(plan().reads_in_flight) + 1, pool.size()),
-      gpu(open_gpu(options)),
       executor(package, plan_index, arena.data(), kernels, pool, &reader),
       untrusted_code_(!options.trust && options.kernels == KernelChoice::AUTO && !package.images.empty()) {
     source.file().forget(); // the tables are in memory now
     if (gpu != nullptr) executor.use(gpu.get());
+    if (card_rows != nullptr) executor.use(card_rows.get());
 }
 
 std::vector<int32_t> encode_text(const Tokenizer &tokenizer, const std::string &text, bool add_special,

@@ -6,6 +6,7 @@
 #include "platform.h"
 #include "tokenizer.h"
 
+#include <functional>
 #include <memory>
 #include <optional>
 
@@ -36,12 +37,15 @@ struct RunOptions {
     KernelChoice kernels = KernelChoice::AUTO;
 };
 
+// Whether a plan that wants a graphics card may be taken.
+using CardFits = std::function<bool(size_t plan)>;
+
 struct PlanChoice {
     std::optional<size_t> plan; // none: nothing fits
     std::string why;            // in words, either way
 };
-// The first plan that fits `ram` (if not 0) and what is really free (if known, not 0).
-PlanChoice choose_plan(const Package &package, uint64_t ram, uint64_t free_ram);
+// The first plan that fits `ram` (if not 0) and what is really free (if known, not 0). Without `card_fits` none with VRAM.
+PlanChoice choose_plan(const Package &package, uint64_t ram, uint64_t free_ram, const CardFits &card_fits = {});
 
 // One planned piece of memory.
 class Arena {
@@ -73,6 +77,8 @@ class Model {
 
     FileSource source;
     Package package;
+    std::unique_ptr<DeviceCuda> gpu;      // computes everything, if there
+    std::unique_ptr<CardRows> card_rows;  // or the rows that the plan gives it
     size_t plan_index;
     double load_seconds = 0; // what load() took
     uint64_t loaded_bytes = 0;
@@ -81,13 +87,12 @@ class Model {
     KernelSet kernels;
     ThreadPool pool;
     Reader reader;
-    std::unique_ptr<DeviceCuda> gpu; // computes everything, if there
     Executor executor;
 
   private:
     const bool untrusted_code_; // there is some, and it is left aside
-    size_t choose(const RunOptions &options) const;
-    std::unique_ptr<DeviceCuda> open_gpu(const RunOptions &options) const;
+    size_t choose(const RunOptions &options);
+    bool open_card(const RunOptions &options, size_t plan, std::string &why);
     void say_plan() const;
     const uint8_t *tables();
 };

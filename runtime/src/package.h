@@ -57,6 +57,7 @@ struct Package {
     std::vector<uint64_t> sums;              // XXH3 of each piece of each segment
     std::vector<Placement> placements;       // [plans][segments]
     std::vector<std::vector<Read>> reads;    // by plan, in order
+    std::vector<std::vector<CardShare>> cards; // by plan, steps ascending; empty: the card computes nothing, or all
     std::vector<uint64_t> offsets;    // in the arena, [plans][buffers + caches]
     std::vector<KernelSpec> kernels;
     std::vector<Image> images;
@@ -108,12 +109,31 @@ struct SegmentUse {
 };
 std::vector<SegmentUse> segment_uses(const Package &package);
 
+// Where things lie in VRAM under a plan with CardShares, and which of these are one round: their activations go to the
+// card together. Bytes from the start of the plan's VRAM.
+struct CardLayout {
+    struct Share {
+        uint64_t weight, bias; // of one CardShare
+        uint64_t column;       // bytes into a token of the round's result
+    };
+    struct Round {
+        uint32_t first, last;         // steps: the round's first LINEAR, and its last, with CardShares or without
+        uint32_t share, share_end;    // in Package::cards and `shares`
+        uint64_t result_token_bytes;
+    };
+    std::vector<Share> shares;
+    std::vector<Round> rounds;
+    uint64_t in = 0, result = 0, bytes = 0;
+};
+CardLayout card_layout(const Package &package, size_t plan);
+
 // Parts of read_package, each in its own file; they throw PackageError.
 void check_meta(const std::vector<uint8_t> &json);
 void read_tensors(Package &package); // NAMES, TENSORS, SEGMENTS, SUMS
 void read_program(Package &package); // BUFFERS, CACHES, STEPS, PROGRAM
 void read_plans(Package &package);   // PLANS, PLACEMENTS, OFFSETS
 void read_schedule(Package &package, const std::vector<SegmentUse> &uses); // SCHEDULE, after PLANS and PLACEMENTS
+void check_cards(const Package &package, size_t plan); // CARD entries and VRAM bytes, after SCHEDULE
 void read_kernels(Package &package); // KERNELS, IMAGES, CODE
 
 // The loop of every table: `fn(record, index)` for each record of `kind`.

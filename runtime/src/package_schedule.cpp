@@ -24,9 +24,18 @@ class Cursor {
         : next_(bytes.data() + size_t(plan.schedule_first) * 16), left_(plan.schedule_count), plan_(index) {}
 
     bool at_end() const { return left_ == 0; }
+    // The entries of `action` that come next, as pairs of a and b; their c and reserved field are 0.
+    std::vector<CardShare> take_all(Action action) {
+        std::vector<CardShare> found;
+        while (left_ > 0 && be16(next_) == action) {
+            const Event e = take(action, be32(next_ + 4));
+            found.push_back({e.a, e.b});
+        }
+        return found;
+    }
     // The next entry, if it is `action` of `a`; c and the reserved field are 0.
     Event take(Action action, uint64_t a) {
-        static const char *const names[] = {"", "LOAD ", "RUN from ", "READ ", "WAIT "};
+        static const char *const names[] = {"", "LOAD ", "RUN from ", "READ ", "WAIT ", "CARD of step "};
         const std::string expected = names[action] + str(a);
         need(left_ > 0, expected, "the end");
         const Event e{be16(next_), be16(next_ + 2), be32(next_ + 4), be32(next_ + 8), be32(next_ + 12)};
@@ -150,8 +159,10 @@ void read_schedule(Package &package, const std::vector<SegmentUse> &uses) {
     for (size_t i = 0; i < package.plans.size(); ++i) {
         Cursor cursor(events, package.plans[i], i);
         package.reads.push_back(take_reads(package, i, cursor, uses));
+        package.cards.push_back(cursor.take_all(CARD));
         take_runs(package, cursor, package.reads[i]);
         check_ring(package, i, package.reads[i]);
+        check_cards(package, i);
     }
 }
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 from dataclasses import replace
 from pathlib import Path
@@ -15,6 +16,7 @@ from n730c.codegen import build_gpu_images, cuda
 from n730c.codegen.gpu import kernels_of
 from n730c.codegen.nvrtc import Nvrtc
 from n730c.dtypes import Format
+from n730c.package import read_package
 from n730c.runtime import find_runtime
 from tests.cuda.standin import build_driver, build_twin
 from tests.tiny_package import Shape, tiny
@@ -38,6 +40,9 @@ def driver(tmp_path_factory: pytest.TempPathFactory, nvrtc: Nvrtc) -> Path:
         assert {figures.symbol for figures in made.figures} == {kernel.symbol for kernel in kernels}
         build_twin(cuda.source(kernels), [kernel.symbol for kernel in kernels], made.image.code, folder)
         replace(toy, images=(made.image,)).write(folder / f"{name}.n730")
+        for kind, tiles in (("split", 2), ("whole", -1)):
+            with_card = tiny(replace(shape, card=tiles)).plans
+            replace(toy, images=(made.image,), plans=(*with_card, *toy.plans)).write(folder / f"{name} {kind}.n730")
     return folder
 
 
@@ -116,3 +121,47 @@ def test_a_card_that_fails_stops_cleanly(driver: Path, fails: str, tmp_path: Pat
     assert done.returncode == 1 and not out.exists()
     assert last.startswith("n730-exec: error: the graphics card failed: ") and last.endswith("Run with --device cpu.")
     assert done.stderr.decode().count("error:") == 1
+
+
+@pytest.mark.parametrize("name", SHAPES)
+@pytest.mark.parametrize("kind", ["split", "whole"])
+def test_a_plan_with_a_card_needs_no_option(driver: Path, name: str, kind: str, tmp_path: Path) -> None:
+    """The plan is taken as it is: the same bits, and no more of the card's memory than it says."""
+    package = f"{name} {kind}"
+    on_cpu, said = logits(driver, package, tmp_path, "--device", "cpu")
+    assert "computing on" not in said
+    found, said = logits(driver, package, tmp_path, "--trust", N730_CUDA_REPORT="1", N730_CUDA_DELAY="50")
+    np.testing.assert_array_equal(on_cpu.view(np.uint32), found.view(np.uint32))
+    assert ("computing on the CPU and GeForce GT 730" if kind == "split" else "computing on GeForce GT 730") in said
+    (most,) = re.findall(r"at most (\d+) bytes of VRAM", said)
+    assert int(most) == read_package(driver / f"{package}.n730").plans[0].vram_bytes
+
+
+@pytest.mark.parametrize(
+    ("settings", "says"),
+    [
+        ({"N730_CUDA_DEVICE": "none"}, "the CPU computes: no graphics card that the NVIDIA driver can use"),
+        ({"N730_CUDA_VRAM": "10000"}, "the CPU computes: the graphics card has not enough memory left (expected "),
+        ({LOST: "cuModuleLoadData:1:209"}, "the CPU computes: the graphics card failed: cuModuleLoadData"),
+        ({LOST: "cuMemcpyHtoDAsync_v2:1:719"}, "The CPU goes on alone."),  # while the rows are brought over
+        ({LOST: "cuMemcpyHtoDAsync_v2:30:719"}, "The CPU goes on alone."),
+        ({LOST: "cuLaunchKernel:40:719"}, "The CPU goes on alone."),
+        ({LOST: "cuEventSynchronize:9:719"}, "The CPU goes on alone."),
+        ({LOST: "cuMemcpyDtoHAsync_v2:3:719"}, "The CPU goes on alone."),
+    ],
+)
+def test_without_the_card_the_cpu_has_its_rows(
+    driver: Path, settings: dict[str, str], says: str, tmp_path: Path
+) -> None:
+    on_cpu, _ = logits(driver, "int4 split", tmp_path, "--device", "cpu")
+    found, said = logits(driver, "int4 split", tmp_path, "--trust", "--threads", "2", **settings)
+    assert said.count(says) == 1, said
+    np.testing.assert_array_equal(on_cpu.view(np.uint32), found.view(np.uint32))
+
+
+def test_a_split_generates_the_same(driver: Path) -> None:
+    options = ("--prompt", "abc", "-n", "20", "--temperature", "0", "--ids")
+    by_cpu = run(driver, "", "int4 split", *options, "--device", "cpu")
+    by_both = run(driver, "", "int4 split", *options, "--trust", "--threads", "2")
+    assert by_cpu.returncode == by_both.returncode == 0, by_both.stderr.decode()
+    assert by_cpu.stdout == by_both.stdout and b"computing on the CPU and" in by_both.stderr

@@ -28,6 +28,7 @@ RICH = replace(PLAIN, format=Format.INT4, layers=2, images=(Isa.SSE2, Isa.AVX2),
 FLOAT = replace(PLAIN, format=Format.BF16, split_silu=True)
 EXPERTS = replace(PLAIN, format=Format.INT4, layers=2, experts=3, places=2)
 OTHER = replace(PLAIN, format=Format.BF16, other_ops=True)
+CARD = replace(RICH, blocks=True, contexts=(), card=1)
 STREAMED = replace(PLAIN, window=3, layers=3, ffn=40, slots=2, rows=True, blocks=True)
 
 
@@ -57,6 +58,7 @@ def cases() -> Iterator[Case]:
         _program,
         _plans,
         _streams,
+        _card,
         _experts,
         _kernels,
         _rest,
@@ -465,6 +467,7 @@ def _plans() -> Iterator[Case]:
         "arena_over_2_to_the_46": {"arena_bytes": (1 << 46) + 4096},
         "arena_of_2_to_the_64": {"arena_bytes": U64},
         "with_vram": {"vram_bytes": 4096},
+        "vram_of_2_to_the_64": {"vram_bytes": U64},
         "without_context": {"context": 0},
         "context_too_long_for_its_cache": {"context": 9},
         "context_of_four_billion": {"context": NONE},
@@ -612,6 +615,56 @@ def _streams() -> Iterator[Case]:
         "waits_at_the_end": (count - 1, {"action": Action.WAIT, "a": streamed[0], "b": 0}),
     }.items():
         yield _edited(f"schedule_{name}", "E_PLAN", schedule, index, STREAMED, **fields)
+
+
+def _card() -> Iterator[Case]:
+    """Lies about what a graphics card computes, told to a package that gives it a tile of every matrix."""
+    forge = Forge(good(CARD))
+    plans, schedule = Kind.PLANS, Kind.SCHEDULE
+    vram = forge.record(plans, 0).vram_bytes
+    count = forge.count(schedule)
+    cards = [i for i in range(count) if forge.record(schedule, i).action == Action.CARD]
+    steps = [forge.record(schedule, i).a for i in cards]
+    assert len(cards) > 4 and _op(forge, steps[0] - 1) == StepOp.QUANTIZE
+    rows = forge.record(Kind.TENSORS, forge.record(Kind.STEPS, steps[0]).weight).rows
+    for name, fields in {
+        "vram_too_small": {"vram_bytes": vram - 256},
+        "vram_too_large": {"vram_bytes": vram + 256},
+        "no_vram": {"vram_bytes": 0},
+        "vram_of_2_to_the_64": {"vram_bytes": U64 - 255},
+        "vram_of_the_whole_program": {"vram_bytes": forge.record(plans, 0).arena_bytes + 8},
+    }.items():
+        yield _edited(f"card_{name}", "E_PLAN", plans, 0, CARD, **fields)
+    for name, (index, fields) in {
+        "has_no_tiles": (cards[0], {"b": 0}),
+        "has_more_tiles_than_there_are": (cards[0], {"b": -(-rows // 16) + 1}),
+        "has_four_billion_tiles": (cards[0], {"b": NONE}),
+        "has_another_step": (cards[0], {"a": steps[0] - 1}),
+        "has_a_step_twice": (cards[1], {"a": steps[0]}),
+        "goes_back": (cards[-1], {"a": steps[0]}),
+        "has_a_step_that_is_not_there": (cards[-1], {"a": forge.count(Kind.STEPS)}),
+        "has_step_four_billion": (cards[-1], {"a": NONE}),
+        "has_c": (cards[0], {"c": 1}),
+        "has_reserved_bits": (cards[0], {"zero": 1}),
+        "runs_in_between": (cards[1], {"action": Action.RUN, "a": 0, "b": 1}),
+        "comes_behind_the_runs": (count - 1, {"action": Action.CARD, "a": steps[-1], "b": 1}),
+        "comes_before_the_loads": (0, {"action": Action.CARD, "a": steps[0], "b": 1}),
+    }.items():
+        yield _edited(f"card_{name}", "E_PLAN", schedule, index, CARD, **fields)
+    both = replace(STREAMED, card=1)
+    inside = Forge(good(both))
+    first = next(i for i in range(inside.count(schedule)) if inside.record(schedule, i).action == Action.CARD)
+    linear = next(i for i in range(inside.count(Kind.STEPS)) if _op(inside, i) == StepOp.LINEAR)
+    yield _edited("card_has_what_is_streamed", "E_PLAN", schedule, first, both, a=linear)
+    grouped = replace(EXPERTS, places=0, card=1)
+    group = Forge(good(grouped))
+    inner = next(i for i in range(group.count(Kind.STEPS)) if _op(group, i) == StepOp.EXPERT) + 2
+    card = [i for i in range(group.count(schedule)) if group.record(schedule, i).action == Action.CARD]
+    before = max(i for i in card if group.record(schedule, i).a < inner)
+    yield _edited("card_has_an_experts_step", "E_PLAN", schedule, before, grouped, a=inner)
+    whole = replace(RICH, contexts=(), card=-1)
+    good_vram = Forge(good(whole)).record(plans, 0).vram_bytes
+    yield _edited("card_has_all_and_less_vram", "E_PLAN", plans, 0, whole, vram_bytes=good_vram - 4)
 
 
 def _op(forge: Forge, step: int) -> int:

@@ -68,7 +68,7 @@ enum class Op : uint16_t {
     LAYER_NORM
 };
 
-enum Action : uint16_t { LOAD = 1, RUN, READ, WAIT };
+enum Action : uint16_t { LOAD = 1, RUN, READ, WAIT, CARD };
 
 constexpr const char *format_name(Format f) {
     constexpr const char *names[] = {"f32", "f16", "bf16", "int8", "int4", "int2", "int6", "int5", "nl4", "int3", "nl2"};
@@ -157,6 +157,7 @@ struct Plan {
     uint32_t read_bytes, reads_in_flight;
     uint64_t experts_offset = 0; // of the cache of experts, in the arena
     uint32_t expert_places = 0;  // each as large as the largest EXPERT segment
+    uint64_t vram_bytes = 0;     // 0: without a graphics card
     uint64_t ram_bytes() const { return arena_bytes + OVERHEAD; } // what the whole process takes at most
 };
 
@@ -170,6 +171,11 @@ struct Placement {
 struct Read {
     uint32_t segment, lead;
     uint32_t first, last; // steps that use it
+};
+
+// The first tiles of a LINEAR step, which lie in VRAM and are computed by the graphics card.
+struct CardShare {
+    uint32_t step, tiles;
 };
 
 struct KernelSpec {

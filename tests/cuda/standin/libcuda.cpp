@@ -64,6 +64,7 @@ struct Module {
 };
 
 Memory memory;
+std::atomic<long long> busy{0}; /* nanoseconds that streams were at work, delays included */
 std::atomic<int> lost{0}; /* the error that ended the device */
 std::mutex counts_mutex;
 std::map<std::string, int> counts;
@@ -116,8 +117,10 @@ void serve(Stream *s) {
         s->busy = true;
         hold.unlock();
         const int delay = atoi(setting("N730_CUDA_DELAY", "0").c_str());
+        const auto start = std::chrono::steady_clock::now();
         if (delay) std::this_thread::sleep_for(std::chrono::microseconds(delay));
         next();
+        busy += std::chrono::nanoseconds(std::chrono::steady_clock::now() - start).count();
         hold.lock();
         s->busy = false;
         if (s->work.empty()) s->idle.notify_all();
@@ -223,7 +226,7 @@ EXPORT Result cuCtxCreate_v2(void **context, unsigned, int) {
 EXPORT Result cuCtxDestroy_v2(void *) {
     if (getenv("N730_CUDA_REPORT")) {
         std::lock_guard<std::mutex> hold(memory.mutex);
-        fprintf(stderr, "stand-in libcuda: at most %zu bytes of VRAM\n", memory.most);
+        fprintf(stderr, "stand-in libcuda: at most %zu bytes of VRAM, streams busy for %.6f s\n", memory.most, double(busy) / 1e9);
     }
     return SUCCESS;
 }

@@ -1,0 +1,75 @@
+"""Checks of what a plan gives to the graphics card (FORMAT.md, SCHEDULE): its CARD entries and its VRAM bytes."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+
+from n730c.artifacts import NONE, Action, StepOp, Tier
+from n730c.dtypes import TILE_ROWS, Format, matrix_bytes, round_up
+from n730c.errors import PackageError
+from n730c.package.layout import EventRecord, PlacementRecord, PlanRecord, StepRecord, TensorRecord
+
+_ALIGN = 256
+
+
+def check_card(
+    i: int,
+    plan: PlanRecord,
+    events: Sequence[EventRecord],
+    places: Sequence[PlacementRecord],
+    tensors: Sequence[TensorRecord],
+    token_bytes: Sequence[int],
+    steps: Sequence[StepRecord],
+    head_first: int,
+) -> None:
+    """Plan ``i``, whose schedule was checked but for its CARD entries. ``token_bytes`` of each buffer."""
+
+    def fail(what: str, expected: object, found: object) -> PackageError:
+        return PackageError("E_PLAN", f"plan {i}: {what}", expected=str(expected), found=str(found))
+
+    cards = [event for event in events if event.action == Action.CARD]
+    if not cards:
+        if plan.vram_bytes:
+            whole = plan.arena_bytes + 4 * plan.batch
+            if plan.vram_bytes != whole or any(place.tier != Tier.RAM for place in places):
+                raise fail("VRAM bytes", f"0, or {whole} and all segments in RAM", plan.vram_bytes)
+        return
+    rounds = _rounds(steps, head_first)
+    wanted, before = 0, -1
+    held: dict[int, int] = defaultdict(int)  # tiles by round
+    for event in cards:
+        if event.zero or event.c or not before < event.a < len(steps):
+            raise fail("CARD", f"a step from {before + 1} to {len(steps) - 1}, c = 0", tuple(event))
+        before = event.a
+        step = steps[event.a]
+        if event.a not in rounds:
+            raise fail(f"CARD of step {event.a}", "a LINEAR step outside experts", f"op {step.op}")
+        weight = tensors[step.weight]
+        tiles = -(-weight.rows // TILE_ROWS)
+        if not 1 <= event.b <= tiles:
+            raise fail(f"CARD of step {event.a}", f"1 … {tiles} tiles", event.b)
+        if any(t != NONE and places[tensors[t].segment].tier != Tier.RAM for t in (step.weight, step.bias)):
+            raise fail(f"CARD of step {event.a}", "weight and bias in RAM", "another tier")
+        wanted += round_up(event.b * matrix_bytes(Format(weight.format), TILE_ROWS, weight.cols), _ALIGN)
+        wanted += 0 if step.bias == NONE else round_up(4 * weight.rows, _ALIGN)
+        held[rounds[event.a]] += event.b
+    tokens = {first: plan.batch if first < head_first else plan.head_batch for first in held}
+    wanted += round_up(max(n * token_bytes[steps[first].in0] for first, n in tokens.items()), _ALIGN)
+    wanted += round_up(max(n * 4 * TILE_ROWS * held[first] for first, n in tokens.items()), _ALIGN)
+    if plan.vram_bytes != wanted:
+        raise fail("VRAM bytes", wanted, plan.vram_bytes)
+
+
+def _rounds(steps: Sequence[StepRecord], head_first: int) -> dict[int, int]:
+    """The first step of the round of each LINEAR step that belongs to no expert."""
+    rounds: dict[int, int] = {}
+    expert_end = 0
+    for j, step in enumerate(steps):
+        if step.op == StepOp.EXPERT:
+            expert_end = j + 1 + step.p1
+        if step.op != StepOp.LINEAR or j < expert_end:
+            continue
+        goes_on = j - 1 in rounds and j != head_first and steps[j - 1].in0 == step.in0
+        rounds[j] = rounds[j - 1] if goes_on else j
+    return rounds

@@ -1,0 +1,146 @@
+#include "card_rows.h"
+#include "device_cuda.h"
+#include "platform.h"
+#include "progress.h"
+#include "text.h"
+
+#include <algorithm>
+#include <cstring>
+
+namespace n730 {
+
+namespace {
+constexpr uint32_t COLUMNS[] = {1, 2, 4, 8};
+constexpr uint32_t LINEAR_THREADS = 256, LINEAR_TILES = 8; // how n730c/codegen/cuda.py has the kernels launched
+} // namespace
+
+std::unique_ptr<CardRows> CardRows::open(const Package &package, size_t plan, bool trust, std::string &why) {
+    std::unique_ptr<Cuda> cuda = Cuda::open(why);
+    if (cuda == nullptr) return nullptr;
+    const Image *image = choose_image(package, *cuda, trust, why);
+    if (image == nullptr) return nullptr;
+    std::unique_ptr<CardRows> rows(new CardRows(package, plan, std::move(cuda)));
+    const uint64_t free = rows->cuda_->free_vram();
+    rows->vram_ = rows->cuda_->allocate(rows->layout_.bytes);
+    if (rows->vram_ == 0) {
+        why = "the graphics card has not enough memory left (expected " + format_size(rows->layout_.bytes) + ", found " +
+              format_size(free) + ")";
+        return nullptr;
+    }
+    const std::vector<uint8_t> code = read_section(package, CODE);
+    rows->prepare(rows->cuda_->load(code.data() + image->offset));
+    return rows;
+}
+
+CardRows::CardRows(const Package &package, size_t plan, std::unique_ptr<Cuda> cuda)
+    : package_(package), plan_index_(plan), layout_(card_layout(package, plan)), cuda_(std::move(cuda)) {}
+
+CardRows::~CardRows() {
+    if (stream_ != nullptr) cuda_->destroy(stream_);
+    if (done_ != nullptr) cuda_->destroy(done_);
+    for (uint8_t *memory : {in_, result_})
+        if (memory != nullptr) cuda_->release_pinned(memory);
+    if (vram_ != 0) cuda_->release(vram_);
+}
+
+void CardRows::prepare(CudaModule module) {
+    stream_ = cuda_->stream();
+    done_ = cuda_->event();
+    in_ = static_cast<uint8_t *>(cuda_->allocate_pinned(layout_.result - layout_.in));
+    result_ = static_cast<uint8_t *>(cuda_->allocate_pinned(layout_.bytes - layout_.result));
+    for (const CardShare &share : package_.cards[plan_index_]) {
+        const Tensor &t = package_.tensors[package_.steps[share.step].weight];
+        const std::string name = std::string("linear_") + format_name(t.format) + "_" + std::to_string(t.rows) + "x" +
+                                 std::to_string(t.cols) + "_c";
+        Functions functions;
+        for (int v = 0; v < VARIANTS; ++v)
+            functions.by_columns[v] = cuda_->function(module, name + std::to_string(COLUMNS[v]));
+        functions_.push_back(functions);
+    }
+}
+
+template <class Work> void CardRows::guarded(Work work) {
+    if (failed_) return;
+    try {
+        work();
+    } catch (const Error &error) {
+        failed_ = true;
+        say(std::string(error.what()) + " The CPU goes on alone.");
+    }
+}
+
+void CardRows::load(const uint8_t *arena) {
+    guarded([&] { bring(arena); });
+}
+
+void CardRows::bring(const uint8_t *arena) {
+    constexpr uint64_t STAGING = uint64_t(4) << 20;
+    struct Pinned {
+        const Cuda &cuda;
+        uint8_t *memory;
+        explicit Pinned(const Cuda &c) : cuda(c), memory(static_cast<uint8_t *>(c.allocate_pinned(STAGING))) {}
+        ~Pinned() { cuda.release_pinned(memory); }
+    } staging(*cuda_);
+    const auto copy = [&](uint32_t tensor, uint64_t bytes, uint64_t to) {
+        const Tensor &t = package_.tensors[tensor];
+        const uint8_t *from = arena + package_.placement(plan_index_, t.segment).offset + t.offset;
+        for (uint64_t at = 0; at < bytes; at += STAGING) {
+            const uint64_t n = std::min(STAGING, bytes - at);
+            std::memcpy(staging.memory, from + at, size_t(n));
+            cuda_->copy_to_device(vram_ + to + at, staging.memory, n, stream_);
+            cuda_->wait(stream_);
+        }
+    };
+    for (size_t i = 0; i < layout_.shares.size(); ++i) {
+        const Step &step = package_.steps[share(i).step];
+        const Tensor &weight = package_.tensors[step.weight];
+        copy(step.weight, share(i).tiles * matrix_bytes(weight.format, TILE_ROWS, weight.cols), layout_.shares[i].weight);
+        if (step.bias != NONE) copy(step.bias, uint64_t(4) * weight.rows, layout_.shares[i].bias);
+    }
+}
+
+void CardRows::begin(size_t round, const n730_call &first) {
+    guarded([&] { ask(layout_.rounds[round], first); });
+}
+
+void CardRows::ask(const CardLayout::Round &round, const n730_call &first) {
+    const uint64_t in_bytes = uint64_t(first.tokens * first.in_stride[0]);
+    std::memcpy(in_, first.in[0], size_t(in_bytes));
+    cuda_->copy_to_device(vram_ + layout_.in, in_, in_bytes, stream_);
+    int variant = 0;
+    while (variant + 1 < VARIANTS && COLUMNS[variant] < first.tokens) ++variant;
+    const auto at = [&](uint64_t offset) { return reinterpret_cast<unsigned char *>(vram_ + offset); };
+    for (uint32_t i = round.share; i < round.share_end; ++i) {
+        n730_cuda_call call{};
+        call.in[0] = at(layout_.in);
+        call.in_stride[0] = first.in_stride[0];
+        call.out = at(layout_.result + layout_.shares[i].column);
+        call.out_stride = int64_t(round.result_token_bytes);
+        call.weight = at(layout_.shares[i].weight);
+        if (package_.steps[share(i).step].bias != NONE) call.bias = at(layout_.shares[i].bias);
+        call.tokens = int(first.tokens);
+        call.context = 1;
+        call.end = int(share(i).tiles);
+        cuda_->launch(functions_[i].by_columns[variant], uint32_t(ceil_div(uint64_t(first.tokens), COLUMNS[variant])),
+                      uint32_t(ceil_div(share(i).tiles, LINEAR_TILES)), LINEAR_THREADS, &call, stream_);
+    }
+    cuda_->copy_to_host(result_, vram_ + layout_.result, round.result_token_bytes * uint64_t(first.tokens), stream_);
+    cuda_->record(done_, stream_);
+}
+
+bool CardRows::finish(size_t) {
+    const double start = platform::seconds();
+    guarded([&] { cuda_->wait(done_); });
+    waited_ += platform::seconds() - start;
+    return !failed_;
+}
+
+void CardRows::take(size_t round, size_t i, const n730_call &call) const {
+    const CardLayout::Round &r = layout_.rounds[round];
+    const size_t bytes = sizeof(float) * size_t(std::min<uint64_t>(TILE_ROWS * uint64_t(share(i).tiles), uint64_t(call.rows)));
+    for (int64_t t = 0; t < call.tokens; ++t)
+        std::memcpy(static_cast<uint8_t *>(call.out) + t * call.out_stride,
+                    result_ + uint64_t(t) * r.result_token_bytes + layout_.shares[i].column, bytes);
+}
+
+} // namespace n730

@@ -1,0 +1,58 @@
+// The rows of matrices that a plan gives to a graphics card (FORMAT.md, SCHEDULE: the graphics card): they lie in its memory, and
+// are multiplied there while the CPU multiplies the others. The results are those of the CPU, to the bit.
+#pragma once
+#include "cuda_driver.h"
+#include "package.h"
+
+#include "../../templates/cuda/call.h"
+#include "n730_call.h"
+
+namespace n730 {
+
+class CardRows {
+  public:
+    // nullptr: this machine's card does not run this plan, and `why` says so in one line. The package outlives the
+    // object. Throws Error.
+    static std::unique_ptr<CardRows> open(const Package &package, size_t plan, bool trust, std::string &why);
+    ~CardRows();
+
+    const Cuda &card() const { return *cuda_; }
+    uint64_t vram_bytes() const { return layout_.bytes; }
+    const std::vector<CardLayout::Round> &rounds() const { return layout_.rounds; }
+    const CardShare &share(size_t i) const { return package_.cards[plan_index_][i]; }
+
+    // None of these throws: once the card has failed, which is said in one line, nothing more is asked of it.
+    void load(const uint8_t *arena); // brings the rows over from the arena in main memory
+    // One thread hands a round to the card, goes on, and later waits for the round, false if it failed, and takes its results.
+    void begin(size_t round, const n730_call &first);
+    bool finish(size_t round);
+    void take(size_t round, size_t share, const n730_call &call) const; // the results of one of its steps
+    bool failed() const { return failed_; }
+    double waited_seconds() const { return waited_; } // by finish()
+
+  private:
+    static constexpr int VARIANTS = 4; // LINEAR kernels for 1, 2, 4 and 8 tokens a block
+    struct Functions {
+        CudaFunction by_columns[VARIANTS] = {};
+    };
+
+    CardRows(const Package &package, size_t plan, std::unique_ptr<Cuda> cuda);
+    void prepare(CudaModule module);
+    void bring(const uint8_t *arena);
+    void ask(const CardLayout::Round &round, const n730_call &first);
+    template <class Work> void guarded(Work work);
+
+    const Package &package_;
+    const size_t plan_index_;
+    const CardLayout layout_;
+    std::unique_ptr<Cuda> cuda_;
+    CudaPointer vram_ = 0;
+    CudaStream stream_ = nullptr;
+    CudaEvent done_ = nullptr;
+    uint8_t *in_ = nullptr, *result_ = nullptr; // pinned
+    std::vector<Functions> functions_;          // by share
+    bool failed_ = false;
+    double waited_ = 0;
+};
+
+} // namespace n730
