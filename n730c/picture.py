@@ -8,6 +8,7 @@ from itertools import accumulate
 
 from n730c.artifacts import OVERHEAD, Plan, Program, Tier
 from n730c.page import divide, render
+from n730c.passes.card import CardUse, RoundCost
 from n730c.passes.plan import Choice, Planner
 from n730c.report import show_size
 
@@ -56,8 +57,8 @@ def draw(title: str, planner: Planner, choice: Choice) -> str:
     period = planner.timeline(choice).period
     summary = (
         f"{plan.decode_tokens_per_s:.2f} tokens/s, held up by {planner.limit(choice)}; "
-        f"{show_size(plan.disk_bytes_per_token)} read from the disk a token; context {plan.context} tokens."
-    )
+        f"{show_size(plan.disk_bytes_per_token)} read from the disk a token; context {plan.context} tokens. "
+    ) + planner.why(choice)
     return render(
         _PAGE,
         title=title,
@@ -71,6 +72,8 @@ def draw(title: str, planner: Planner, choice: Choice) -> str:
 
 
 def _lanes(planner: Planner, choice: Choice) -> list[_Lane]:
+    if choice.card is not None:
+        return _card_lanes(planner, choice.card)
     timeline = planner.timeline(choice)
     end = max(s.end for s in timeline.runs)
     scale = _WIDTH / (end - timeline.begin)
@@ -88,6 +91,22 @@ def _lanes(planner: Planner, choice: Choice) -> list[_Lane]:
         ram.append(bar(run.begin, run.begin + sum(c.reading for c in costs), name))
         compute.append(bar(run.begin, run.begin + sum(c.computing + c.fixed for c in costs), name))
     return [_Lane("disk", "disk", disk), _Lane("RAM", "ram", ram), _Lane("compute", "compute", compute)]
+
+
+def _card_lanes(planner: Planner, use: CardUse) -> list[_Lane]:
+    """Who is at work when: the CPU, and the card in the rounds that it takes part in."""
+    assert planner.card is not None
+    seconds = planner.card.step_seconds(use, 1)
+    rounds = planner.card.round_costs(use, 1)
+    scale = _WIDTH / sum(seconds)
+    cpu, card = [], []
+    for i, (begin, took) in enumerate(zip(accumulate(seconds, initial=0.0), seconds, strict=False)):
+        cost = rounds.get(i, RoundCost(0.0, took) if use.whole else RoundCost(took, 0.0))
+        for bars, busy in ((cpu, cost.cpu), (card, cost.card)):
+            if busy:
+                name = f"from step {i} on: {busy * 1e3:.3f} ms"
+                bars.append(_Bar(round(_LEFT + begin * scale, 2), round(busy * scale, 2), name))
+    return [_Lane("CPU", "ram", cpu), _Lane("card", "compute", card)]
 
 
 def _memory(program: Program, plan: Plan, tokenizer_bytes: int) -> dict[str, int]:

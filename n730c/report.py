@@ -73,11 +73,12 @@ def print_package(facts: dict[str, Any], console: Console) -> None:
         highlight=False,
     )
     title = "plans (predicted for the target)"
-    plans = Table("plan", "RAM", "context", "MB a token", "decode t/s", "prefill t/s", "first token s", title=title)
+    plans = Table("plan", "RAM", "VRAM", "context", "MB a token", "decode t/s", "prefill t/s", "first token s", title=title)
     for i, plan in enumerate(facts["plans"]):
         plans.add_row(
             str(i + 1),
             show_size(plan["ram_bytes"]),
+            show_size(plan["vram_bytes"]) if plan["vram_bytes"] else "-",
             str(plan["context"]),
             f"{plan['disk_bytes_per_token'] / 1e6:.0f}",
             _speed(plan["decode_tokens_per_s"]),

@@ -163,14 +163,12 @@ class CardModel:
         seconds = [cost.seconds for cost in self._step_costs(tokens)]
         if use.whole:
             return tuple(self._whole_step(i, tokens) for i in range(len(seconds)))
-        tiles = dict(use.tiles)
+        costs = self.round_costs(use, tokens)
         for steps in self.rounds:
-            taken = {i: tiles[i] for i in steps if i in tiles}
-            if taken:
-                cost = self.round_cost(steps, taken, self._tokens(steps[0], tokens))
+            if steps[0] in costs:
                 for i in steps:
                     seconds[i] = 0.0
-                seconds[steps[0]] = cost.seconds
+                seconds[steps[0]] = costs[steps[0]].seconds
         return tuple(seconds)
 
     def _whole_step(self, i: int, tokens: int) -> float:
@@ -188,20 +186,24 @@ class CardModel:
             seconds += self._gpu.copy_s + 4 * self.program.vocab / self.target.pcie_bytes_per_s
         return seconds
 
-    def busy(self, use: CardUse) -> tuple[float, float]:
-        """The shares of a token's time in which CPU and card are at work."""
-        total = sum(self.step_seconds(use, 1))
-        if use.whole:
-            return 0.0, 1.0
+    def round_costs(self, use: CardUse, tokens: int) -> dict[int, RoundCost]:
+        """What each round that the card takes part in costs, by its first step."""
         tiles = dict(use.tiles)
-        cpu, card = total, 0.0
+        costs = {}
         for steps in self.rounds:
             taken = {i: tiles[i] for i in steps if i in tiles}
             if taken:
-                cost = self.round_cost(steps, taken, 1)
-                cpu -= cost.seconds - cost.cpu
-                card += cost.card
-        return cpu / total, card / total
+                costs[steps[0]] = self.round_cost(steps, taken, self._tokens(steps[0], tokens))
+        return costs
+
+    def busy(self, use: CardUse) -> tuple[float, float]:
+        """The shares of a token's time in which CPU and card are at work."""
+        if use.whole:
+            return 0.0, 1.0
+        total = sum(self.step_seconds(use, 1))
+        costs = self.round_costs(use, 1).values()
+        waiting = sum(cost.seconds - cost.cpu for cost in costs)
+        return 1 - waiting / total, sum(cost.card for cost in costs) / total
 
     # ---- choosing ----
 
