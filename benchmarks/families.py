@@ -1,6 +1,6 @@
 """Every family of n730c/families.py, built and run: writes the table in README.md.
 
-    python benchmarks/families.py [--prompts 50] [--tokens 64] [--only NAME …] [--dry]
+    python benchmarks/families.py [--prompts 50] [--tokens 64] [--only NAME …] [--dry]   (--only: these rows alone)
 
 Of each family a small model with random weights is built at FP16 and INT4. FP16: the largest difference of the
 runtime's logits from those of transformers in FP32, by the largest logit, over a text beyond the windows; and how many
@@ -10,10 +10,10 @@ greedy continuations are equal. INT4: the KL divergence of the package's next-to
 from __future__ import annotations
 
 import argparse
-import re
 import sys
 import tempfile
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
@@ -42,6 +42,20 @@ def logits(package: Path, ids: np.ndarray, folder: Path) -> np.ndarray:
     return found
 
 
+def greedy_texts(reference: Any, prompts: list[list[int]], made: list[list[int]], tokens: int) -> int:
+    """How many of ``made`` the reference would write too: each token is its likeliest behind those before.
+
+    That is asked in one pass over prompts of one length with what was made of them. A text shorter than ``tokens``
+    ended in token 0.
+    """
+    size = len(prompts[0])
+    ends = [[*text, 0][:tokens] for text in made]
+    padded = [prompt + text + [0] * (tokens - len(text)) for prompt, text in zip(prompts, ends, strict=True)]
+    with torch.no_grad():
+        best = reference(torch.tensor(padded), use_cache=False).logits[:, size - 1 : -1].argmax(-1).tolist()
+    return sum(likeliest[: len(text)] == text for likeliest, text in zip(best, ends, strict=True))
+
+
 def row(family: Family, prompts: int, tokens: int, folder: Path) -> str:
     model = make_family(folder / "model", family)
     length = 70 if family.depends_on_context else TEXT
@@ -61,50 +75,50 @@ def row(family: Family, prompts: int, tokens: int, folder: Path) -> str:
     kl, _ = compare_logits(expected, logits(packages["int4"], ids, folder))
     equal, given = 0, 0
     for size in () if family.depends_on_context else LENGTHS:
-        batch = torch.tensor(rng.integers(1, family.config["vocab_size"], (prompts // len(LENGTHS), size)))
-        with quiet(), torch.no_grad():
-            made = reference.generate(
-                batch, attention_mask=torch.ones_like(batch), max_new_tokens=tokens, do_sample=False, eos_token_id=None
-            )
-        for prompt, wanted in zip(batch.tolist(), made[:, size:].tolist(), strict=True):
-            wanted = wanted[: wanted.index(0)] if 0 in wanted else wanted
-            equal += generate(packages["fp16"], prompt, tokens, folder, "--trust") == wanted
-            given += 1
+        batch = rng.integers(1, family.config["vocab_size"], (prompts // len(LENGTHS), size)).tolist()
+        made = [generate(packages["fp16"], prompt, tokens, folder, "--trust") for prompt in batch]
+        equal += greedy_texts(reference, batch, made, tokens)
+        given += len(batch)
     greedy = f"{equal} of {given}" if given else "–"
     return f"| {family.name} | {family.exercises} | {error:.1e} | {greedy} | {kl.mean():.3f} |"
+
+
+def record(family: Family, line: str, tokens: int) -> None:
+    """Put a family's row into README.md, where the rows of the others stay."""
+    readme = ROOT / "README.md"
+    before, _, rest = readme.read_text(encoding="utf-8").partition(BEGIN)
+    old, _, after = rest.partition(END)
+    rows = {known.split("|")[1].strip(): known for known in old.splitlines() if known.startswith("| ")}
+    rows[family.name] = line
+    lines = [
+        BEGIN,
+        "| family | what is peculiar to it | FP16: max Δ of logits ÷ max | FP16: greedy texts equal | INT4: KL, nats |",
+        "|---|---|---|---|---|",
+        *(rows[known.name] for known in FAMILIES if known.name in rows),
+        "",
+        f"Small models with random weights, against transformers in FP32; texts of {tokens} greedy tokens. "
+        "Random weights make logits that nearly tie, so that INT4 looks worse here than on a trained model.",
+        END,
+    ]
+    readme.write_text(before + "\n".join(lines) + after, encoding="utf-8")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--prompts", type=int, default=50, help="greedy continuations a family, a multiple of 5")
     parser.add_argument("--tokens", type=int, default=64, help="tokens of each")
-    parser.add_argument("--only", nargs="*", help="names of families")
+    parser.add_argument("--only", nargs="*", help="names of families; the rows of others stay")
     parser.add_argument("--dry", action="store_true", help="print the table and leave README.md alone")
     chosen = parser.parse_args()
     torch.set_num_threads(1)
-    lines = [
-        BEGIN,
-        "| family | what is peculiar to it | FP16: max Δ of logits ÷ max | FP16: greedy texts equal | INT4: KL, nats |",
-        "|---|---|---|---|---|",
-    ]
     for family in FAMILIES:
         if chosen.only and family.name not in chosen.only:
             continue
         with tempfile.TemporaryDirectory() as folder:
-            lines.append(row(family, chosen.prompts, chosen.tokens, Path(folder)))
-        print(lines[-1], flush=True)
-    lines += [
-        "",
-        f"Small models with random weights, against transformers in FP32; texts of {chosen.tokens} greedy tokens. "
-        "Random weights make logits that nearly tie, so that INT4 looks worse here than on a trained model.",
-        END,
-    ]
-    if not chosen.dry and not chosen.only:
-        readme = ROOT / "README.md"
-        text = readme.read_text(encoding="utf-8")
-        table = "\n".join(lines)
-        text = re.sub(f"{re.escape(BEGIN)}.*?{re.escape(END)}", lambda _: table, text, flags=re.S)
-        readme.write_text(text, encoding="utf-8")
+            line = row(family, chosen.prompts, chosen.tokens, Path(folder))
+        print(line, flush=True)
+        if not chosen.dry:
+            record(family, line, chosen.tokens)
 
 
 if __name__ == "__main__":
