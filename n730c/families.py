@@ -123,4 +123,18 @@ FAMILIES: tuple[Family, ...] = (
     Family("Nemotron", "nemotron", "squared ReLU, LayerNorm with 1 + w, partial RoPE"),
     Family("EXAONE 4", "exaone4", "norms of queries and keys, RoPE in windowed layers only",
            {"sliding_window": 24, "num_hidden_layers": 4, "sliding_window_pattern": 4}),
+    Family("Mixtral", "mixtral", "experts, two for each token, gates normalized",
+           {"num_local_experts": 8, "num_experts_per_tok": 2}),
+    Family(
+        "Qwen2-MoE", "qwen2_moe", "a shared expert behind a gate, a dense layer between, gates as they come",
+        {"num_hidden_layers": 3, "moe_intermediate_size": 40, "shared_expert_intermediate_size": 64,
+         "num_experts": 12, "num_experts_per_tok": 4, "mlp_only_layers": [1], "norm_topk_prob": False},
+    ),
+    Family(
+        "Qwen3-MoE", "qwen3_moe", "many small experts, norms of queries and keys",
+        {"head_dim": 32, "moe_intermediate_size": 24, "num_experts": 32, "num_experts_per_tok": 8,
+         "norm_topk_prob": True},
+    ),
+    Family("OLMoE", "olmoe", "norms of whole queries and keys, gates as they come",
+           {"intermediate_size": 40, "num_experts": 16, "num_experts_per_tok": 4, "norm_topk_prob": False}),
 )  # fmt: skip

@@ -42,6 +42,7 @@ int bench(const RunOptions &run, const BenchOptions &options) {
     const ExpertCache &experts = model.executor.experts();
     const uint64_t bytes_before = model.reader.bytes_read() + experts.bytes_read();
     const uint64_t asked_before = experts.asked(), missed_before = experts.missed();
+    const uint64_t told_before = model.executor.foretold(), right_before = model.executor.foretold_rightly();
     const double waited_before = model.reader.seconds_waited();
     const auto card_waited = [&] { return model.card_rows != nullptr ? model.card_rows->waited_seconds() : 0.0; };
     const double card_waited_before = card_waited();
@@ -55,6 +56,8 @@ int bench(const RunOptions &run, const BenchOptions &options) {
     const double decode_seconds = end - middle;
     const uint64_t disk_bytes = model.reader.bytes_read() + experts.bytes_read() - bytes_before;
     const uint64_t asked = experts.asked() - asked_before, missed = experts.missed() - missed_before;
+    const uint64_t told = model.executor.foretold() - told_before;
+    const uint64_t right = model.executor.foretold_rightly() - right_before;
     const double hit_rate = asked > 0 ? 1.0 - static_cast<double>(missed) / static_cast<double>(asked) : 1.0;
     const double waited = model.reader.seconds_waited() - waited_before;
     const char *limit = waited > DISK_BOUND * decode_seconds ? "disk" : "compute";
@@ -82,6 +85,7 @@ int bench(const RunOptions &run, const BenchOptions &options) {
                 .add("expert_hit_rate", hit_rate)
                 .add("device", std::string(model.gpu != nullptr ? "gpu" : model.card_rows != nullptr ? "split" : "cpu"))
                 .add("card_wait_seconds", card_waited() - card_waited_before)
+                .add("experts_foretold", told > 0 ? static_cast<double>(right) / static_cast<double>(told) : 0.0)
                 .add("limit", std::string(limit))
                 .add("load_seconds", model.load_seconds)
                 .add("load_bytes_per_s", load_rate)

@@ -12,7 +12,7 @@ constexpr size_t MOST_RECENT = 64; // touches kept between two barriers; beyond 
 Executor::Executor(const Package &package, size_t plan, uint8_t *arena, const KernelSet &kernels, ThreadPool &pool,
                    Reader *reader, int64_t serial_work)
     : package_(package), plan_(package.plans[plan]), pool_(pool), reader_(reader), rows_(package, plan, arena),
-      experts_(package, plan, arena), serial_work_(serial_work), head_first_(package.program.head_first) {
+      experts_(package, plan, arena), guess_(package, plan, arena, kernels), serial_work_(serial_work), head_first_(package.program.head_first) {
     calls_.resize(package.steps.size());
     row_order_.reserve(plan_.batch);
     recent_.reserve(MOST_RECENT + 5);
@@ -299,8 +299,9 @@ int64_t Executor::chosen(const Call &c) {
 
 // Steps whose weights lie in the cache of experts learn where in their segment.
 void Executor::find_experts() {
-    size_t end = 0;
+    size_t end = 0, first = 0;
     const uint8_t *gates = nullptr;
+    std::vector<uint32_t> segments; // of the layer's experts
     for (size_t i = 0; i < calls_.size(); ++i) {
         Call &expert = calls_[i];
         for (size_t j = i + 1; j < expert.group_end; ++j) {
@@ -316,17 +317,24 @@ void Executor::find_experts() {
         }
         if (expert.op != Op::EXPERT) continue;
         const bool goes_on = i > 0 && !chosen_.empty() && end == i && gates == expert.in[1].base;
-        if (!goes_on) chosen_.emplace_back();
+        if (!goes_on) {
+            if (!chosen_.empty()) guess_.add(first, segments);
+            chosen_.emplace_back();
+            first = i;
+            segments.assign(static_cast<size_t>(package_.buffers[package_.steps[i].in[1]].width), NONE);
+        }
+        segments[static_cast<size_t>(expert.call.expert)] = expert.segment;
         expert.mixture = chosen_.size() - 1;
         if (expert.segment != NONE) chosen_.back().push_back(expert.segment);
         end = expert.group_end;
         gates = expert.in[1].base;
     }
+    if (!chosen_.empty()) guess_.add(first, segments);
     for (std::vector<uint32_t> &all : chosen_) all.clear(); // they have room for all of them now
 }
 
-// Tells the cache which of the experts from step `first` on the tokens chose; and what the last tokens chose of the
-// layer behind, as a guess.
+// Tells the cache which of the experts from step `first` on the tokens chose. Then, while these are read, which ones the
+// layer behind may want: one token's are asked of its router; a batch wants nearly all, so what the last tokens chose will do.
 void Executor::expect_experts(size_t first) {
     const size_t mixture = calls_[first].mixture;
     std::vector<uint32_t> &expected = chosen_[mixture];
@@ -335,7 +343,21 @@ void Executor::expect_experts(size_t first) {
     for (size_t i = first; i < calls_.size() && calls_[i].op == Op::EXPERT && calls_[i].in[1].base == gates;
          i = calls_[i].group_end)
         if (calls_[i].segment != NONE && chosen(calls_[i]) > 0) expected.push_back(calls_[i].segment);
-    if (!expected.empty()) experts_.expect(expected, chosen_[(mixture + 1) % chosen_.size()]);
+    if (told_ != nullptr && told_of_ == mixture) {
+        foretold_ += expected.size();
+        for (const uint32_t segment : expected)
+            foretold_rightly_ += std::count(told_->begin(), told_->end(), segment) > 0;
+    }
+    told_ = nullptr;
+    if (expected.empty()) return;
+    experts_.expect(expected);
+    const std::vector<uint32_t> *next = &chosen_[(mixture + 1) % chosen_.size()];
+    if (calls_[first].call.tokens == 1) {
+        const std::vector<uint32_t> &asked = guess_.behind(mixture);
+        if (!asked.empty()) next = told_ = &asked;
+        told_of_ = mixture + 1;
+    }
+    experts_.guess(*next);
 }
 
 bool Executor::get_expert(Call &expert) {

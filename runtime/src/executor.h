@@ -3,6 +3,7 @@
 #include "card_rows.h"
 #include "device_cuda.h"
 #include "expert_cache.h"
+#include "expert_guess.h"
 #include "kernels.h"
 #include "package.h"
 #include "reader.h"
@@ -29,6 +30,9 @@ class Executor {
     // From the logits of one token to the next, in floats.
     int64_t logits_stride() const { return logits_stride_; }
     const ExpertCache &experts() const { return experts_; }
+    // Experts that single tokens chose in a layer whose router had been asked beforehand, and how many of them it had named.
+    uint64_t foretold() const { return foretold_; }
+    uint64_t foretold_rightly() const { return foretold_rightly_; }
 
     // Runs the body for ids[0 … n), 1 ≤ n ≤ batch, at `position`; position + n ≤ context. Ids are below vocab. This
     // and whatever runs the body throws what went wrong with reading, and Interrupted if Ctrl-C ended a wait for it.
@@ -111,7 +115,11 @@ class Executor {
     CardRows *card_ = nullptr;
     RowReader rows_;
     ExpertCache experts_;
+    ExpertGuess guess_;
     std::vector<std::vector<uint32_t>> chosen_; // experts that the last tokens chose, layer by layer; room is taken once
+    const std::vector<uint32_t> *told_ = nullptr; // by the router of layer told_of_; null: it was not asked
+    size_t told_of_ = 0;
+    uint64_t foretold_ = 0, foretold_rightly_ = 0;
     std::vector<int32_t> row_order_; // tokens of a batch; room is taken once
     uint64_t passes_ = 0;            // over the body
     std::atomic<bool> broken_{false};

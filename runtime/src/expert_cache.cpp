@@ -97,16 +97,22 @@ void ExpertCache::feed() {
     }
 }
 
-void ExpertCache::expect(const std::vector<uint32_t> &segments, const std::vector<uint32_t> &guesses) {
+void ExpertCache::expect(const std::vector<uint32_t> &segments) {
     const std::lock_guard<std::mutex> lock(mutex_);
     held_ = NONE; // the steps before are done with it
     for (Place &place : places_) place.expected = false;
     expected_.clear();
-    guessed_.assign(guesses.begin(), guesses.end());
+    guessed_.clear();
     for (const uint32_t segment : segments) {
         if (where_[segment] == NONE) expected_.push_back(segment);
         else places_[where_[segment]].expected = true;
     }
+    feed();
+}
+
+void ExpertCache::guess(const std::vector<uint32_t> &segments) {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    guessed_.assign(segments.begin(), segments.end());
     feed();
 }
 

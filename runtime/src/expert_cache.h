@@ -20,9 +20,10 @@ class ExpertCache {
     ExpertCache &operator=(const ExpertCache &) = delete;
 
     bool has(size_t segment) const { return !where_.empty() && where_[segment] != RESIDENT; }
-    // The experts (segments) that the next steps will ask for, in this order, and those that they may ask for behind
-    // them, which are read when nothing else is to be. One thread calls this and `get`.
-    void expect(const std::vector<uint32_t> &segments, const std::vector<uint32_t> &guesses);
+    // The experts (segments) that the next steps will ask for, in this order. One thread calls this, `guess` and `get`.
+    void expect(const std::vector<uint32_t> &segments);
+    // Those that may be asked for behind them, likeliest first: they are read when nothing else is to be.
+    void guess(const std::vector<uint32_t> &segments);
     // Where the segment lies, once it is there; until the next call of `get`. Throws what went wrong with reading it.
     const uint8_t *get(uint32_t segment);
 

@@ -67,7 +67,8 @@ TEST_CASE("an expert is there from when it is asked for until the next one is") 
         Random random(places);
         for (uint32_t turn = 0; turn < 60; ++turn) {
             const std::vector<uint32_t> wanted = some(random, turn % LAYERS);
-            cache.expect(wanted, some(random, (turn + 1) % LAYERS));
+            cache.expect(wanted);
+            cache.guess(some(random, (turn + 1) % LAYERS));
             for (const uint32_t expert : wanted) {
                 const uint8_t *at = cache.get(expert);
                 bool whole = true;
@@ -98,7 +99,8 @@ TEST_CASE("what goes wrong with a read of an expert is told, and ends") {
         ExpertCache cache(toy.package, 0, toy.arena.data());
         const auto all = [&] {
             for (uint32_t turn = 0; turn < 20; ++turn) {
-                cache.expect({0, 3, 5, 6}, {8, 9});
+                cache.expect({0, 3, 5, 6});
+                cache.guess({8, 9});
                 for (const uint32_t expert : {0u, 3u, 5u, 6u}) cache.get(expert);
             }
         };
