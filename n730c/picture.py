@@ -99,7 +99,8 @@ def _card_lanes(planner: Planner, use: CardUse) -> list[_Lane]:
     seconds = planner.card.step_seconds(use, 1)
     rounds = planner.card.round_costs(use, 1)
     scale = _WIDTH / sum(seconds)
-    cpu, card = [], []
+    cpu: list[_Bar] = []
+    card: list[_Bar] = []
     for i, (begin, took) in enumerate(zip(accumulate(seconds, initial=0.0), seconds, strict=False)):
         cost = rounds.get(i, RoundCost(0.0, took) if use.whole else RoundCost(took, 0.0))
         for bars, busy in ((cpu, cost.cpu), (card, cost.card)):

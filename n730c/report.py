@@ -73,7 +73,8 @@ def print_package(facts: dict[str, Any], console: Console) -> None:
         highlight=False,
     )
     title = "plans (predicted for the target)"
-    plans = Table("plan", "RAM", "VRAM", "context", "MB a token", "decode t/s", "prefill t/s", "first token s", title=title)
+    columns = ("plan", "RAM", "VRAM", "context", "MB a token", "decode t/s", "prefill t/s", "first token s")
+    plans = Table(*columns, title=title)
     for i, plan in enumerate(facts["plans"]):
         plans.add_row(
             str(i + 1),

@@ -1,4 +1,4 @@
-"""``n730c build`` for a target with a graphics card: what the plan uses is made, and what cannot be made is left out."""
+"""``n730c build`` for a target with a card: what the plan uses is made, and what cannot be made is left out."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from tests.models import DEMO
 from tests.tiny_package import tiny
 
 # The demo model is far too small for a card to pay, but for one whose calls cost nothing.
-QUICK_CARD = '''
+QUICK_CARD = """
 name = "quick"
 description = "gt730-gddr5 with calls that cost nothing"
 like = "gt730-gddr5"
@@ -34,7 +34,7 @@ copy_s = 1e-9
 [sources]
 "gpu.launch_s" = "made up"
 "gpu.copy_s" = "made up"
-'''
+"""
 
 
 def test_the_kernels_of_the_targets_card_come_with_a_plan_that_uses_it(tmp_path: Path, nvrtc: Nvrtc) -> None:
@@ -65,8 +65,6 @@ def test_without_the_compiler_the_card_is_left_out(monkeypatch: pytest.MonkeyPat
     arguments = (with_card.program, (*with_card.plans, *without.plans), load_target("gt730"))
     images, plans = pipeline._gpu_images(*arguments, (), Console(file=text))
     assert images == () and plans == without.plans
-    assert text.getvalue() == (
-        "n730c: note: the graphics card is left out: NVRTC is not installed. Install it.\n"
-    )
+    assert text.getvalue() == ("n730c: note: the graphics card is left out: NVRTC is not installed. Install it.\n")
     with pytest.raises(ToolchainError):  # who asks for it by name wants it
         pipeline._gpu_images(*arguments, (GpuArch.SM_35,), Console(file=text))
