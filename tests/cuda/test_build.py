@@ -40,7 +40,7 @@ copy_s = 1e-9
 def test_the_kernels_of_the_targets_card_come_with_a_plan_that_uses_it(tmp_path: Path, nvrtc: Nvrtc) -> None:
     target, package = tmp_path / "quick.toml", tmp_path / "demo.n730"
     target.write_text(QUICK_CARD)
-    options = ("--target", target, "--precision", "int8", "--no-tune", "--no-chat", "-o", package)
+    options = ("--target", target, "--vram", "4M", "--precision", "int8", "--no-tune", "--no-chat", "-o", package)
     run(list(map(str, ("build", DEMO, *options))))
     read = read_package(package)
     first = read.plans[0]

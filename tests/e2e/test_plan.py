@@ -59,7 +59,8 @@ def test_a_card_that_pays_is_used_as_far_as_its_memory_goes(folder: Path) -> Non
     assert facts["device"] == "split" and facts["limit"] == "RAM and VRAM"
     assert 0.9 * 2**30 < facts["vram_bytes"] <= 2**30
     assert set(facts["devices"]) == {"cpu", "split"}  # 3.9 GB do not fit the card
-    assert facts["decode_tokens_per_s"] == pytest.approx(facts["devices"]["split"]) > 1.2 * facts["devices"]["cpu"]
+    assert facts["decode_tokens_per_s"] == pytest.approx(facts["devices"]["split"])
+    assert facts["devices"]["split"] > 1.2 * facts["devices"]["cpu"]
     without = plan(folder, "--context", "512", "--vram", "0")
     assert without["device"] == "cpu" and without["vram_bytes"] == 0 and without["device_reason"] == ""
     assert without["decode_tokens_per_s"] == pytest.approx(facts["devices"]["cpu"])
