@@ -28,20 +28,26 @@ LAYER = {
     "mlp.down_proj": "ffn_down",
     "block_sparse_moe.gate": "ffn_gate_inp",
     "mlp.gate": "ffn_gate_inp",
+    "self_attn.qkv_proj": "attn_qkv",
+    "mlp.gate_up_proj": "ffn_up",
 }
+BEHIND = {"post_attention_layernorm": "post_attention_norm", "post_feedforward_layernorm": "post_ffw_norm"}
+BETWEEN = {**BEHIND, "pre_feedforward_layernorm": "ffn_norm"}
+OWN_NAMES = {"olmo2": BEHIND, "gemma2": BETWEEN, "gemma3_text": BETWEEN}  # where a kind means something else by a name
+PAIRED = ("llama", "mixtral", "granite", "smollm3")
 EXPERT = re.compile(r"model\.layers\.(\d+)\.\w+\.experts\.(\d+)\.(w1|w2|w3|gate_proj|up_proj|down_proj)\.weight")
 PARTS = {"w1": "gate", "w2": "down", "w3": "up", "gate_proj": "gate", "up_proj": "up", "down_proj": "down"}
-ARCHITECTURES = {"mixtral": "llama", "qwen2_moe": "qwen2moe"}
+ARCHITECTURES = {"mixtral": "llama", "qwen2_moe": "qwen2moe", "qwen3_moe": "qwen3moe", "gemma3_text": "gemma3"}
 CAN_QUANTIZE = (Type.F32, Type.F16, Type.BF16, Type.Q4_0, Type.Q8_0)
 
 
-def file_name(name: str) -> str:
+def file_name(name: str, kind: str) -> str:
     """``blk.0.attn_q.weight`` for ``model.layers.0.self_attn.q_proj.weight``."""
     stem, _, ending = name.rpartition(".")
     if stem in ENDS:
         return f"{ENDS[stem]}.{ending}"
     _, _, number, part = stem.split(".", 3)
-    return f"blk.{number}.{LAYER[part]}.{ending}"
+    return f"blk.{number}.{({**LAYER, **OWN_NAMES.get(kind, {})})[part]}.{ending}"
 
 
 def paired(values: np.ndarray, heads: int) -> np.ndarray:
@@ -80,7 +86,7 @@ def write_gguf(
     writer = gguf.GGUFWriter(path, ARCHITECTURES.get(kind, kind))
     heads, kv_heads = config["num_attention_heads"], config["num_key_value_heads"]
     head_dim = config.get("head_dim") or config["hidden_size"] // heads
-    rope = config["rope_parameters"]
+    rope = config["rope_parameters"].get("full_attention", config["rope_parameters"])
     writer.add_context_length(config["max_position_embeddings"])
     writer.add_embedding_length(config["hidden_size"])
     writer.add_block_count(config["num_hidden_layers"])
@@ -90,9 +96,10 @@ def write_gguf(
     writer.add_key_length(head_dim)
     writer.add_value_length(head_dim)
     writer.add_layer_norm_rms_eps(config["rms_norm_eps"])
-    writer.add_rope_dimension_count(head_dim)
+    writer.add_rope_dimension_count(int(head_dim * rope.get("partial_rotary_factor", 1)))
     writer.add_rope_freq_base(rope["rope_theta"])
     writer.add_vocab_size(config["vocab_size"])
+    _add_further(writer, config, rope)
     _add_tokenizer(writer, folder, config["vocab_size"], metadata or {})
     tensors = {n: t.float().numpy() for n, t in sorted(load_file(folder / "model.safetensors").items())}
     stands_for = _add_experts(writer, config, tensors, type_of)
@@ -100,14 +107,16 @@ def write_gguf(
         stored = Type.F32 if values.ndim == 1 else type_of(name)
         part = next((p for p in ("q", "k") if f"self_attn.{p}_proj" in name), None)
         order = np.arange(len(values))
-        if kind in ("llama", "mixtral") and part:
+        plus_one = kind.startswith("gemma") and values.ndim == 1
+        values = values + np.float32(plus_one)
+        if kind in PAIRED and part:
             order = paired(order, heads if part == "q" else kv_heads)
         if stored in CAN_QUANTIZE:
             content = gguf.quants.quantize(np.ascontiguousarray(values[order]), stored)
         else:
             content = random_blocks(values.shape, stored, number)
-        writer.add_tensor(file_name(name), content, raw_dtype=stored)
-        read = gguf.quants.dequantize(content, stored)
+        writer.add_tensor(file_name(name, kind), content, raw_dtype=stored)
+        read = gguf.quants.dequantize(content, stored) - np.float32(plus_one)
         name = name.replace("block_sparse_moe", "mlp")
         stands_for[name] = np.empty_like(values)
         stands_for[name][order] = read
@@ -118,6 +127,32 @@ def write_gguf(
     writer.write_tensors_to_file()
     writer.close()
     return stands_for
+
+
+def _add_further(writer: gguf.GGUFWriter, config: dict[str, Any], rope: dict[str, Any]) -> None:
+    """What only some kinds have."""
+    adders: dict[str, Callable[[Any], None]] = {
+        "sliding_window": writer.add_sliding_window,
+        "attn_logit_softcapping": writer.add_attn_logit_softcapping,
+        "final_logit_softcapping": writer.add_final_logit_softcapping,
+        "embedding_multiplier": writer.add_embedding_scale,
+        "residual_multiplier": writer.add_residual_scale,
+        "attention_multiplier": writer.add_attention_scale,
+        "logits_scaling": writer.add_logit_scale,
+        "moe_intermediate_size": writer.add_expert_feed_forward_length,
+        "shared_expert_intermediate_size": writer.add_expert_shared_feed_forward_length,
+    }
+    for key, add in adders.items():
+        if config.get(key) is not None:
+            add(config[key])
+    if rope["rope_type"] == "linear":
+        writer.add_rope_scaling_type(gguf.RopeScalingType.LINEAR)
+        writer.add_rope_scaling_factor(rope["factor"])
+    if rope["rope_type"] == "longrope":
+        writer.add_rope_scaling_type(gguf.RopeScalingType.LONGROPE)
+        writer.add_rope_scaling_orig_ctx_len(rope["original_max_position_embeddings"])
+        for kind in ("long", "short"):
+            writer.add_tensor(f"rope_factors_{kind}.weight", np.asarray(rope[f"{kind}_factor"], dtype=np.float32))
 
 
 def _add_experts(

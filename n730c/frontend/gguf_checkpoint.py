@@ -20,6 +20,7 @@ from n730c.frontend.checkpoint import Array, Checkpoint, Entry, RawTensor, refus
 from n730c.frontend.gguf_config import architecture, model_name, read_settings
 from n730c.frontend.gguf_file import GgufFile, open_gguf
 from n730c.frontend.gguf_tokenizer import end_ids
+from n730c.ir.views import apply_view, only_rows, stored_name
 
 _EXACT = {Type.F16: Format.F16, Type.BF16: Format.BF16, Type.Q8_0: Format.INT8, Type.Q4_0: Format.INT4}
 # What comes nearest in bits to a type that no format holds; such tensors are rounded again.
@@ -32,11 +33,12 @@ _NEAREST = {
 @dataclass(frozen=True)
 class GgufCheckpoint(Checkpoint):
     """``entries``' keys are the model's own names; ``stored`` gives the file's: several where the model joins them,
-    expert by expert (gate and up)."""
+    expert by expert (gate and up). ``plus_one``: names of those that are stored with 1 added."""
 
     file: GgufFile
     stored: dict[str, tuple[str, ...]]
     paired_heads: dict[str, int]  # heads of the tensors whose rows are stored in pairs, by the model's names
+    plus_one: frozenset[str]
 
     @property
     def name(self) -> str:
@@ -50,7 +52,7 @@ class GgufCheckpoint(Checkpoint):
         if kind in _NEAREST:
             return Format.F32 if kind is Type.F32 and len(self.shape(name)) == 1 else _NEAREST[kind]
         raise UnsupportedModel(
-            f"tensor {self.stored[name][0]}: type",
+            f"tensor {self.stored[stored_name(name)][0]}: type",
             expected=" or ".join(kind.name for kind in (*_EXACT, *_NEAREST)),
             found=kind.name,
             hint="Take a file with another type.",
@@ -62,7 +64,7 @@ class GgufCheckpoint(Checkpoint):
     def rounded_again(self, formats: Mapping[str, Format]) -> Mapping[str, int]:
         again: Counter[str] = Counter()
         for name, fmt in formats.items():
-            kind = self._type(name) if name in self.stored else Type.F32
+            kind = self._type(name) if stored_name(name) in self.stored else Type.F32
             if kind not in (Type.F32, Type.F16, Type.BF16) and _EXACT.get(kind) is not fmt:
                 again[kind.name] += 1
         return dict(sorted(again.items()))
@@ -72,21 +74,24 @@ class GgufCheckpoint(Checkpoint):
 
     def tensor(self, name: str) -> Array:
         """Dequantized by the ``gguf`` package's arithmetic, rows in the model's order. Raises UnsupportedModel."""
-        shape = self.shape(name)
-        parts = [self._decode(name, self.file.read(part)) for part in self.stored[name]]
+        self.shape(name)  # raises where the view does not fit
+        stored = stored_name(name)
+        shape = self.shape(stored)
+        parts = [self._decode(stored, self.file.read(part)) for part in self.stored[stored]]
         if len(shape) > 2:
             return np.concatenate([part.reshape(shape[0], -1, shape[-1]) for part in parts], axis=1)
-        values: Array = parts[0].reshape(shape)[self._order(name)]
-        return values
+        values = parts[0].reshape(shape)[self._order(stored)]
+        found: Array = apply_view(name, values - np.float32(1) if stored in self.plus_one else values)
+        return found
 
     def rows(self, name: str, rows: slice) -> Array:
-        return self._decode(name, self._rows(name, rows))
+        return self._decode(name, self._rows(name, rows)) if only_rows(name) else self.tensor(name)[rows]
 
     def fields(
         self, name: str, fmt: Format, rows: slice = slice(None)
     ) -> tuple[npt.NDArray[Any], npt.NDArray[np.float16]] | None:
         kind = self._type(name)
-        if _EXACT.get(kind) is not fmt or not fmt.is_integer:
+        if _EXACT.get(kind) is not fmt or not fmt.is_integer or not only_rows(name):
             return None
         content = self._rows(name, rows)
         blocks = content.reshape(len(content), -1, 34 if kind is Type.Q8_0 else 18)
@@ -107,10 +112,11 @@ class GgufCheckpoint(Checkpoint):
 
     def _type(self, name: str) -> Type:
         self.shape(name)  # raises if there is no such tensor
-        kinds = {self.file.tensors[part].type for part in self.stored[name]}
+        parts = self.stored[stored_name(name)]
+        kinds = {self.file.tensors[part].type for part in parts}
         if len(kinds) > 1:
             raise UnsupportedModel(
-                f"tensors {' and '.join(self.stored[name])}",
+                f"tensors {' and '.join(parts)}",
                 expected="one type for both",
                 found=" and ".join(sorted(kind.name for kind in kinds)),
                 hint="Convert the model again.",
@@ -127,6 +133,9 @@ class GgufCheckpoint(Checkpoint):
 
     def _rows(self, name: str, rows: slice) -> npt.NDArray[np.uint8]:
         """The bytes of some rows in the model's order, u8[rows, bytes a row]; of experts rows of one matrix only."""
+        if name != stored_name(name):
+            whole: npt.NDArray[np.uint8] = apply_view(name, self._rows(stored_name(name), slice(None)))
+            return whole[rows]
         shape, parts = self.shape(name), self.stored[name]
         first, last, _ = rows.indices(math.prod(shape[:-1]))
         if name in self.paired_heads:
@@ -155,6 +164,7 @@ def open_gguf_checkpoint(path: Path) -> GgufCheckpoint:
     entries: dict[str, Entry] = {}
     stored: dict[str, tuple[str, ...]] = {}
     heads: dict[str, int] = {}
+    plus_one = set()
     for name, tensor in file.tensors.items():
         if name.startswith("rope_"):
             continue  # they are in the configuration
@@ -179,6 +189,8 @@ def open_gguf_checkpoint(path: Path) -> GgufCheckpoint:
                 raise UnsupportedModel(f"tensor {name} of {path}", expected="its like in the same shape", found="none")
             experts, rows, cols = tensor.shape
             entries[own], stored[own] = replace(entry, shape=(experts, len(joined) * rows, cols)), joined
+        if kind.norms_plus_one and own.endswith("norm.weight"):
+            plus_one.add(own)
         projection = next((p for p in ("q", "k") if f".self_attn.{p}_proj." in own), None)
         if kind.paired_rows and projection is not None:
             heads[own] = settings["num_attention_heads" if projection == "q" else "num_key_value_heads"]
@@ -189,4 +201,6 @@ def open_gguf_checkpoint(path: Path) -> GgufCheckpoint:
                     found=str(tensor.shape[0]),
                     hint="Fetch the file again.",
                 )
-    return GgufCheckpoint(path, settings, {"eos_token_id": end_ids(file)}, entries, file, stored, heads)
+    return GgufCheckpoint(
+        path, settings, {"eos_token_id": end_ids(file)}, entries, file, stored, heads, frozenset(plus_one)
+    )

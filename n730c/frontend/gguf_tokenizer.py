@@ -12,22 +12,11 @@ from typing import Any
 
 from n730c.errors import UnsupportedModel
 from n730c.frontend.gguf_file import GgufFile
+from n730c.frontend.gguf_patterns import WORDS
 from n730c.frontend.gguf_sentencepiece import merges, specification
-from n730c.frontend.tokenizer_steps import GPT2_PATTERN
 
 _KEY = "tokenizer.ggml."
 _NORMAL, _UNKNOWN, _CONTROL, _USER, _UNUSED, _BYTE = range(1, 7)  # token_type
-_LLAMA3 = ("llama-bpe", "llama3", "llama-v3")
-_LLAMA3_PATTERN = (
-    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*"
-    r"|\s*[\r\n]+|\s+(?!\S)|\s+"
-)
-_QWEN2_PATTERN = _LLAMA3_PATTERN.replace("{1,3}", "")
-_PRE = {
-    **dict.fromkeys(_LLAMA3, _LLAMA3_PATTERN),
-    **dict.fromkeys(("qwen2", "deepseek-r1-qwen"), _QWEN2_PATTERN),
-    **dict.fromkeys(("gpt-2", "phi-2"), GPT2_PATTERN),
-}
 # Ends of a turn in files that name only the end of a text; llama.cpp stops at these too.
 _ENDS = ("<|eot_id|>", "<|im_end|>", "<|end|>", "<end_of_turn>", "<|endoftext|>", "<|eom_id|>")
 
@@ -131,35 +120,22 @@ def _tokenizer(file: GgufFile, vocab: int) -> dict[str, Any]:
         if len(merge) != 2 or merge[0] not in known or merge[1] not in known or "".join(merge) not in known:
             raise _odd(file, f"{_KEY}merges", "pairs of tokens that make a token", " ".join(merge))
     pre = file.metadata.get(f"{_KEY}pre")
-    if not isinstance(pre, str) or pre not in _PRE:
+    if not isinstance(pre, str) or pre not in WORDS:
         raise UnsupportedModel(
             f"{file.path}: the tokenizer's pattern (tokenizer.ggml.pre)",
-            expected=f"one of {', '.join(_PRE)}",
+            expected=f"one of {', '.join(WORDS)}",
             found=ascii(pre) if pre is not None else "none",
             hint="Take the model's Hugging Face folder instead.",
         )
-    pattern = _PRE[pre]
+    words = WORDS[pre]
     return {
         **common,
-        "normalizer": {"type": "NFC"} if pattern == _QWEN2_PATTERN else None,  # Qwen's own has it
-        "pre_tokenizer": _pre_tokenizer(pattern),
-        "post_processor": _post_processor(file, tokens, pre in _LLAMA3),
+        "normalizer": {"type": "NFC"} if words.nfc else None,
+        "pre_tokenizer": words.pre_tokenizer,
+        "post_processor": _post_processor(file, tokens, words.bos),
         "decoder": {"type": "ByteLevel", "add_prefix_space": True, "trim_offsets": True, "use_regex": True},
-        "model": {
-            "type": "BPE",
-            "ignore_merges": pattern == _LLAMA3_PATTERN,  # as Llama 3's own
-            "vocab": known,
-            "merges": given,
-        },
+        "model": {"type": "BPE", "ignore_merges": words.ignore_merges, "vocab": known, "merges": given},
     }
-
-
-def _pre_tokenizer(pattern: str) -> dict[str, Any]:
-    byte_level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True}
-    if pattern == GPT2_PATTERN:
-        return {**byte_level, "use_regex": True}
-    split = {"type": "Split", "pattern": {"Regex": pattern}, "behavior": "Isolated", "invert": False}
-    return {"type": "Sequence", "pretokenizers": [split, {**byte_level, "use_regex": False}]}
 
 
 def _post_processor(file: GgufFile, tokens: list[str], bos_by_default: bool) -> dict[str, Any] | None:

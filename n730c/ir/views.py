@@ -58,6 +58,11 @@ def view_shape(name: str, shape: Shape) -> Shape:
     return shape
 
 
+def only_rows(name: str) -> bool:
+    """Whether the view, if it is one, takes whole rows and changes nothing in them."""
+    return all(kind == "rows" for kind, _ in _steps(name))
+
+
 def apply_view(name: str, tensor: Any) -> Any:
     """The view ``name`` of the stored ``tensor`` (a numpy array that ``view_shape`` accepts)."""
     for kind, numbers in _steps(name):

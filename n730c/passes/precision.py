@@ -7,6 +7,7 @@ from types import MappingProxyType
 
 from n730c.dtypes import Format
 from n730c.ir.core import Graph, Node, Op
+from n730c.ir.views import stored_name
 
 PRECISIONS: dict[str, Format] = {
     "bf16": Format.BF16,
@@ -67,4 +68,6 @@ def assign_uniform(graph: Graph, precision: str) -> Mapping[str, Format]:
 def assign_stored(graph: Graph, stored: Mapping[str, Format]) -> Mapping[str, Format]:
     """For a model that is quantized already: every matrix in the format that comes nearest to what it is stored in."""
     uniform = assign_uniform(graph, "fp16")
-    return MappingProxyType({name: fmt if fmt is Format.F32 else stored[name] for name, fmt in uniform.items()})
+    return MappingProxyType(
+        {name: fmt if fmt is Format.F32 else stored[stored_name(name)] for name, fmt in uniform.items()}
+    )

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import re
 import resource
 import struct
 from collections.abc import Callable
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -17,15 +19,19 @@ from gguf import GGMLQuantizationType as Type
 
 from n730c.dtypes import Format
 from n730c.errors import UnsupportedModel
+from n730c.families import FAMILIES
 from n730c.frontend.chat_template import read_chat_template
 from n730c.frontend.gguf_checkpoint import open_gguf_checkpoint
 from n730c.frontend.gguf_file import is_gguf, open_gguf
+from n730c.frontend.gguf_patterns import WORDS
 from n730c.frontend.model import load_model
 from n730c.frontend.source import open_source, text_folder
 from n730c.frontend.tokenizer import compile_tokenizer
+from n730c.ir.text import to_text
 from n730c.quant import dequantize, pack
 from tests.gguf_files import write_gguf
-from tests.models import CONFIGS, DEMO, make_model
+from tests.models import DEMO, make_family, make_model
+from tests.tokenizer.toys import PATTERNS
 
 TYPES = (Type.Q4_0, Type.Q8_0, Type.Q4_K, Type.Q5_K, Type.Q6_K, Type.F16, Type.BF16, Type.F32)
 Weights = dict[str, np.ndarray]
@@ -70,17 +76,31 @@ def test_q4_0_and_q8_0_are_repacked_bit_for_bit(file: tuple[Path, Weights]) -> N
     assert checkpoint.rounded_again(dict.fromkeys(expected, Format.INT2))["Q4_0"] == 4
 
 
-def test_the_configuration_is_the_models_own(tmp_path: Path) -> None:
-    for kind in ("llama2", "qwen2"):
-        folder = make_model(tmp_path / kind, kind)
-        path = tmp_path / f"{kind}.gguf"
-        write_gguf(folder, path, lambda _: Type.F16)
-        found, own = open_source(path).config, CONFIGS[kind].to_dict()
-        for key in ("hidden_size", "intermediate_size", "num_hidden_layers", "vocab_size", "max_position_embeddings"):
-            assert found[key] == own[key], key
-        assert found["rope_parameters"] == own["rope_parameters"]
-        assert found["tie_word_embeddings"] == own["tie_word_embeddings"]
-        assert np.float32(found["rms_norm_eps"]) == np.float32(own["rms_norm_eps"])
+FAMILIES_IN_GGUF = (
+    *("Llama 1, 2", "Qwen2, Qwen2.5", "Qwen3", "Gemma", "Gemma 2", "Gemma 3 (text)", "Phi-3, Phi-4"),
+    *("Phi-3, long context", "OLMo 2", "Granite", "SmolLM3", "Qwen3-MoE", "OLMoE"),
+)
+
+
+def in_fp32(text: str) -> str:
+    """With all numbers as GGUF files store them."""
+    return re.sub(r"\d+(\.\d+)?(e[-+]\d+)?", lambda number: str(np.float32(number[0])), text)
+
+
+@pytest.mark.parametrize("name", FAMILIES_IN_GGUF)
+def test_a_family_is_what_its_own_folder_says(name: str, tmp_path: Path) -> None:
+    """The same graph with the same weights: every number of the configuration has come through."""
+    family = next(f for f in FAMILIES if f.name == name)
+    if name == "Gemma 3 (text)":  # the larger ones scale RoPE where there is no window
+        rope = {"sliding_attention": {"rope_type": "default", "rope_theta": 10000.0},
+                "full_attention": {"rope_type": "linear", "rope_theta": 1000000.0, "factor": 8.0}}  # fmt: skip
+        family = replace(family, settings={**family.settings, "rope_parameters": rope})
+    folder = make_family(tmp_path / "model", family)
+    write_gguf(folder, tmp_path / "model.gguf", lambda _: Type.F16)
+    (own, weights), (found, stored) = load_model(folder, 60), load_model(tmp_path / "model.gguf", 60)
+    assert in_fp32(to_text(replace(found, name=own.name))) == in_fp32(to_text(own))
+    for param in own.params:
+        assert np.array_equal(stored.tensor(param.name), weights.tensor(param.name)), param.name
 
 
 def test_llama_3_frequencies_are_recognized(tmp_path: Path) -> None:
@@ -108,6 +128,20 @@ def test_text_becomes_tokens_as_in_the_models_folder(tmp_path: Path) -> None:
         assert read_chat_template(folder)[0] == read_chat_template(DEMO)[0] != ""
         compile_tokenizer(folder, 2048, [0])
     assert open_source(tmp_path / "demo.gguf").eos_ids == (0, 2)  # <|im_end|> ends a turn
+
+
+def test_words_are_cut_as_the_models_own_tokenizers_do() -> None:
+    """The expressions that tests/tokenizer holds against the tokenizers library, and what stands beside them."""
+    names = {"llama-bpe": "llama3", "qwen2": "qwen2", "gpt-4o": "gpt4o", "tekken": "tekken", "qwen35": "qwen3.5"}
+    for name, kind in {**names, "deepseek-v3": "deepseek", "deepseek-coder": "deepseek-coder"}.items():
+        assert list(WORDS[name].splits) == PATTERNS[kind], name
+    text = "don't 12 x"
+    expected = {"gpt-2": 4, "starcoder": 6, "llama-bpe": 5, "qwen2": 6, "deepseek-coder": 7}
+    for name, count in expected.items():
+        spec = {"version": "1.0", "model": {"type": "BPE", "vocab": {}, "merges": []}, "added_tokens": []}
+        spec["pre_tokenizer"] = WORDS[name].pre_tokenizer
+        words = tokenizers.Tokenizer.from_str(json.dumps(spec)).pre_tokenizer.pre_tokenize_str(text)
+        assert len(words) == count, (name, words)
 
 
 def test_the_first_token_is_put_in_front(tmp_path: Path) -> None:
