@@ -15,6 +15,7 @@ from n730c.frontend.chat_compiler import compile_chat
 from n730c.runtime import run_runtime
 from tests.e2e.conftest import Built
 from tests.e2e.conftest import built as built  # fixtures
+from tests.e2e.conftest import faults as faults
 from tests.e2e.conftest import models as models
 from tests.tiny_package import Shape, tiny
 

@@ -10,7 +10,7 @@ import select
 import signal
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -133,11 +133,10 @@ class Terminal:
 
 
 @contextmanager
-def terminal(*arguments: str | Path) -> Iterator[Terminal]:
+def terminal(*arguments: str | Path, environment: Mapping[str, str] = os.environ) -> Iterator[Terminal]:
     pid, master = pty.fork()
     if pid == 0:
-        os.environ["TERM"] = "xterm"
-        os.execv(find_runtime(), [str(find_runtime()), *map(str, arguments)])
+        os.execve(find_runtime(), [str(find_runtime()), *map(str, arguments)], {**environment, "TERM": "xterm"})
     try:
         yield Terminal(master, pid)
     finally:
