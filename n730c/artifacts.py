@@ -65,11 +65,11 @@ class Scope(IntEnum):
 
 
 class Tier(IntEnum):
-    """Where a segment lives while the model runs (FORMAT.md, PLACEMENTS). Version 1 of the runtime has no VRAM yet."""
+    """Where a segment lives while the model runs (FORMAT.md, PLACEMENTS)."""
 
     RAM = 0  # read once
     STREAM = 1  # read in every pass, into its place in the ring
-    VRAM = 2
+    VRAM = 2  # read once, to the graphics card, which computes all that uses it
     ROWS = 3  # an embedding of which only the rows that are asked for are read
     EXPERT = 4  # read when a token chooses it, into a place of the cache of experts
 

@@ -31,7 +31,8 @@ width="{{ bar.width }}" height="28"><title>{{ bar.title }}</title></rect>
 {% for bar in segments %}<rect class="{{ bar.css }}" x="{{ bar.x }}" y="8" width="{{ bar.width }}" height="34">\
 <title>{{ bar.title }}</title></rect>
 {% endfor %}</svg>
-<p>Blue stays in RAM, red is read from the disk for every token.</p>{% endblock %}
+<p>Blue stays in RAM, green in the graphics card's memory only, red is read from the disk for every token.</p>\
+{% endblock %}
 """
 _LEFT, _WIDTH = 80.0, 920.0  # of the timeline's lanes in the drawing
 
@@ -135,7 +136,7 @@ def _segments(program: Program, plan: Plan) -> list[_Bar]:
     bars = []
     for i, (segment, start, place) in enumerate(zip(program.segments, starts, plan.placements, strict=False)):
         name = program.tensors[segment.first_tensor].name
-        css = "ram" if place.tier is Tier.RAM else "disk"
+        css = {Tier.RAM: "ram", Tier.VRAM: "compute"}.get(place.tier, "disk")
         title = f"segment {i}, {show_size(segment.size)}, {place.tier.name}: {name} …"
         bars.append(_Bar(round(1000 * start / total, 2), round(1000 * segment.size / total, 2), title, css))
     return bars

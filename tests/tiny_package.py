@@ -91,6 +91,7 @@ class Shape:
     contexts: tuple[int, ...] = ()  # further, smaller plans
     window: int = 0  # of all attentions; 0: none
     card: int = 0  # tiles that a graphics card has of each matrix at most; -1: it has the whole program
+    vram: bool = False  # segments of which the card computes everything are nowhere else
     slots: int = 0  # places in the ring that the layers are streamed through; 0: all in RAM
     rows: bool = False  # the embedding is read by rows
     experts: int = 0  # instead of one gate_proj, up_proj and down_proj
@@ -308,9 +309,25 @@ def tiny_plan(program: Program, context: int, shape: Shape, tokenizer_bytes: int
     ring = place(shape.slots * slot, PAGE)
     cached = [i for i, s in enumerate(program.segments) if shape.places and of_expert(s)]
     places = place(shape.places * max((program.segments[i].size for i in cached), default=0), PAGE) if cached else 0
+    segment_of = {
+        t: i for i, s in enumerate(program.segments) for t in range(s.first_tensor, s.first_tensor + s.tensor_count)
+    }
+    taken = {}
+    for i in (i for steps in rounds_of(program) for i in steps if shape.card > 0):
+        step = program.steps[i]
+        if not {segment_of[t] for t in (step.weight, step.bias) if t != NONE} & set(streamed):
+            taken[i] = min(shape.card, -(-program.tensors[step.weight].rows // TILE_ROWS))
+    others = {
+        segment_of[t]
+        for i, step in enumerate(program.steps)
+        for t in (step.weight, step.bias)
+        if t != NONE and taken.get(i) != -(-program.tensors[step.weight].rows // TILE_ROWS)
+    }
     placements = []
     for i, segment in enumerate(program.segments):
-        if i in streamed:
+        if shape.vram and i not in others:
+            placements.append(Placement(Tier.VRAM, 0))
+        elif i in streamed:
             placements.append(Placement(Tier.STREAM, ring + streamed.index(i) % shape.slots * slot))
         elif i == 0 and shape.rows:
             placements.append(Placement(Tier.ROWS, place(2 * PIECE, PAGE)))
@@ -332,9 +349,6 @@ def tiny_plan(program: Program, context: int, shape: Shape, tokenizer_bytes: int
         ):
             lead += 1
         reads.append(Event(Action.READ, i, lead))
-    segment_of = {
-        t: i for i, s in enumerate(program.segments) for t in range(s.first_tensor, s.first_tensor + s.tensor_count)
-    }
     runs: list[Event] = []
     waited: set[int] = set()
     start = 0
@@ -347,11 +361,6 @@ def tiny_plan(program: Program, context: int, shape: Shape, tokenizer_bytes: int
         runs += [Event(Action.WAIT, segment) for segment in new]
         waited.update(new)
     arena = round_up(end, PAGE)
-    taken = {}
-    for i in (i for steps in rounds_of(program) for i in steps if shape.card > 0):
-        step = program.steps[i]
-        if not {segment_of[t] for t in (step.weight, step.bias) if t != NONE} & set(streamed):
-            taken[i] = min(shape.card, -(-program.tensors[step.weight].rows // TILE_ROWS))
     vram = rows_bytes(program, taken) + staging_bytes(program, taken, batch, head_batch)
     return Plan(
         arena_bytes=arena,

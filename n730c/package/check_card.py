@@ -29,11 +29,14 @@ def check_card(
         return PackageError("E_PLAN", f"plan {i}: {what}", expected=str(expected), found=str(found))
 
     cards = [event for event in events if event.action == Action.CARD]
+    whole = set()  # steps of which the card has all
     if not cards:
+        if any(place.tier == Tier.VRAM for place in places):
+            raise fail("tiers", "no segment in VRAM without CARD", "one")
         if plan.vram_bytes:
-            whole = plan.arena_bytes + 4 * plan.batch
-            if plan.vram_bytes != whole or any(place.tier != Tier.RAM for place in places):
-                raise fail("VRAM bytes", f"0, or {whole} and all segments in RAM", plan.vram_bytes)
+            everything = plan.arena_bytes + 4 * plan.batch
+            if plan.vram_bytes != everything or any(place.tier != Tier.RAM for place in places):
+                raise fail("VRAM bytes", f"0, or {everything} and all segments in RAM", plan.vram_bytes)
         return
     rounds = _rounds(steps, head_first)
     wanted, before = 0, -1
@@ -49,11 +52,18 @@ def check_card(
         tiles = -(-weight.rows // TILE_ROWS)
         if not 1 <= event.b <= tiles:
             raise fail(f"CARD of step {event.a}", f"1 … {tiles} tiles", event.b)
-        if any(t != NONE and places[tensors[t].segment].tier != Tier.RAM for t in (step.weight, step.bias)):
-            raise fail(f"CARD of step {event.a}", "weight and bias in RAM", "another tier")
+        tiers = {places[tensors[t].segment].tier for t in (step.weight, step.bias) if t != NONE}
+        if tiers - {Tier.RAM, Tier.VRAM}:
+            raise fail(f"CARD of step {event.a}", "weight and bias in RAM or VRAM", "another tier")
+        if event.b == tiles:
+            whole.add(event.a)
         wanted += round_up(event.b * matrix_bytes(Format(weight.format), TILE_ROWS, weight.cols), _ALIGN)
         wanted += 0 if step.bias == NONE else round_up(4 * weight.rows, _ALIGN)
         held[rounds[event.a]] += event.b
+    for j, step in enumerate(steps):
+        for t in (step.weight, step.bias):
+            if t != NONE and places[tensors[t].segment].tier == Tier.VRAM and j not in whole:
+                raise fail(f"step {j}, which uses VRAM", "all its tiles on the card", "others")
     tokens = {first: plan.batch if first < head_first else plan.head_batch for first in held}
     wanted += round_up(max(n * token_bytes[steps[first].in0] for first, n in tokens.items()), _ALIGN)
     wanted += round_up(max(n * 4 * TILE_ROWS * held[first] for first, n in tokens.items()), _ALIGN)

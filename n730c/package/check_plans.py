@@ -62,8 +62,11 @@ def check_plans(
         _check_numbers(i, plan)
         if plan.context > positions:
             raise _fail(i, "context", f"at most the {positions} positions that have a row", plan.context)
-        if i and plan.arena_bytes > plans[i - 1].arena_bytes:
-            raise _fail(i, "order of plans", "no more arena bytes than the one before", plan.arena_bytes)
+        before = (plans[i - 1].vram_bytes > 0, plans[i - 1].arena_bytes) if i else (True, MAX_ARENA)
+        if (plan.vram_bytes > 0, plan.arena_bytes) > before:
+            raise _fail(
+                i, "order of plans", "VRAM only where the one before has it, and no more arena bytes then", before
+            )
         if plan.first_event != first_event or plan.event_count > len(events) - first_event:
             found = f"{plan.event_count} from {plan.first_event} on"
             raise _fail(i, "its part of SCHEDULE", f"from {first_event} on, inside {len(events)}", found)
@@ -83,7 +86,7 @@ def check_plans(
         cached = max(sizes, default=0) * plan.expert_places
         fixed.append((plan.experts_offset, plan.experts_offset + cached, "the experts"))
         for j, place in enumerate(mine):
-            if place.tier == Tier.EXPERT:
+            if place.tier in (Tier.EXPERT, Tier.VRAM):
                 continue
             size = 2 * PIECE if place.tier == Tier.ROWS else segments[j].size
             extent = (place.offset, place.offset + size, f"segment {j}")
@@ -111,17 +114,14 @@ def _check_tiers(
 ) -> None:
     experts: set[int] = set()
     for j, (place, segment, use) in enumerate(zip(places, segments, uses, strict=True)):
-        if (
-            place.tier not in (Tier.RAM, Tier.STREAM, Tier.ROWS, Tier.EXPERT)
-            or place.device
-            or place.zero
-            or place.zeros
-        ):
-            raise _fail(i, f"placement of segment {j}", "tier 0, 1, 3 or 4 of device 0", tuple(place))
+        if place.tier not in tuple(Tier) or place.device or place.zero or place.zeros:
+            raise _fail(i, f"placement of segment {j}", "tier 0 … 4 of device 0", tuple(place))
         if place.offset % 4096 or place.offset > MAX_ARENA:
             raise _fail(i, f"placement of segment {j}", "a multiple of 4096", place.offset)
         if place.tier == Tier.STREAM and not use.streams:
             raise _fail(i, f"segment {j} is streamed", "tensors that steps of the body use, EMBED and experts aside")
+        if place.tier == Tier.VRAM and place.offset:
+            raise _fail(i, f"offset of segment {j} in VRAM", 0, place.offset)
         if place.tier == Tier.EXPERT:
             if use.expert is None or use.expert in experts or place.offset:
                 raise _fail(i, f"segment {j} is an expert's", "at offset 0, the only one of one expert", place.offset)

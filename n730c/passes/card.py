@@ -3,7 +3,7 @@
 Two ways beside the CPU alone. *Whole*: the program runs on the card, which must hold all of it. *Split*: of the rows
 of a matrix the first tiles lie in VRAM and the rest in RAM, and card and CPU compute at the same time, so that both
 memories are read at once; everything else stays on the CPU. Activations cross the bus each way, weights only when they
-are loaded.
+are loaded. Where RAM is short, segments of which the card computes everything are not in RAM at all.
 
 Matrices that read the same activations one after the other (queries, keys and values; gate and up) are one *round*: the
 activations go up once, the results come back once, and both sides meet at its end.
@@ -21,6 +21,7 @@ from n730c.passes.cost import StepCost, expert_shares, step_costs
 from n730c.target import Gpu, Target
 
 VRAM_ALIGN = 256  # bytes; what lies in VRAM is aligned to it, as cuMemAlloc does
+MOST_OFFLOADS = 12  # numbers of segments in VRAM only that are looked at
 LEAST_GAIN = 1.05  # a card that gains less is left out: it may fail, and it takes power
 
 
@@ -67,10 +68,14 @@ def staging_bytes(program: Program, taken: Taken, batch: int, head_batch: int) -
 
 @dataclass(frozen=True)
 class CardUse:
-    """One way to use the card. ``tiles``: steps and the tiles of each that are in VRAM; empty: the whole program is."""
+    """One way to use the card. ``tiles``: steps and the tiles of each that are in VRAM; empty: the whole program is.
+
+    ``segments``: those that are in VRAM only.
+    """
 
     tiles: tuple[tuple[int, int], ...]
     vram_bytes: int
+    segments: tuple[int, ...] = ()
 
     @property
     def whole(self) -> bool:
@@ -212,25 +217,56 @@ class CardModel:
         whole = arena_bytes + 4 * self.batch
         if self.steps.issuperset(range(len(self.program.steps))) and whole <= self.target.vram_bytes:
             yield CardUse((), whole)
-        split = self._split()
-        if split.tiles:
+        split = self._split(())
+        if split is not None and split.tiles:
             yield split
+        total = len(self.offloadable)
+        for count in sorted({total * k // MOST_OFFLOADS for k in range(1, MOST_OFFLOADS + 1)} - {0}):
+            chosen = (s for j, s in enumerate(self.offloadable) if (j + 1) * count // total > j * count // total)
+            use = self._split(tuple(chosen))
+            if use is not None:
+                yield use
 
-    def _split(self) -> CardUse:
+    @cached_property
+    def offloadable(self) -> tuple[int, ...]:
+        """Segments that only LINEAR steps use which the card can compute."""
+        ours = {i for steps in self.rounds for i in steps} & self.steps
+        barred: set[int] = set()
+        used: set[int] = set()
+        for i, step in enumerate(self.program.steps):
+            for tensor in {step.weight, step.bias} - {NONE}:
+                (used if i in ours else barred).add(self._segment_of[tensor])
+        return tuple(sorted(used - barred))
+
+    @cached_property
+    def _segment_of(self) -> tuple[int, ...]:
+        return tuple(i for i, s in enumerate(self.program.segments) for _ in range(s.tensor_count))
+
+    def _split(self, segments: tuple[int, ...]) -> CardUse | None:
         """Every round gets the tiles that let both sides end together; where VRAM is short, those that gain most.
 
         Rounds are taken in an order that does not depend on the card's memory, so that more of it is never slower.
+        ``segments`` are in VRAM only, and what reads them is the card's; None: they do not fit.
         """
+        forced = {}
+        for i in (i for steps in self.rounds for i in steps):
+            step = self.program.steps[i]
+            if any(self._segment_of[tensor] in segments for tensor in {step.weight, step.bias} - {NONE}):
+                forced[i] = self._tiles(i)
         wanted = []
-        everything: dict[int, int] = {}
+        everything = dict(forced)
         for steps in self.rounds:
+            if forced.keys() & set(steps):
+                continue
             taken = self._balanced(steps, sum(map(self._tiles, steps)))
             gain = self._gain(steps, taken)
             if gain > 0:
                 wanted.append((-gain / rows_bytes(self.program, taken), steps, taken))
                 everything |= taken
-        room = self.target.vram_bytes - self._staging(everything)
-        chosen: dict[int, int] = {}
+        room = self.target.vram_bytes - self._staging(everything) - rows_bytes(self.program, forced)
+        if room < 0 and segments:
+            return None
+        chosen = dict(forced)
         for _, steps, taken in sorted(wanted, key=lambda w: w[:2]):
             needed = rows_bytes(self.program, taken)
             if needed > room:
@@ -241,7 +277,7 @@ class CardModel:
             room -= needed
             chosen |= taken
         used = self._staging(chosen) + rows_bytes(self.program, chosen)
-        return CardUse(tuple(sorted(chosen.items())), used)
+        return CardUse(tuple(sorted(chosen.items())), used, segments)
 
     def _staging(self, taken: Taken) -> int:
         return staging_bytes(self.program, taken, self.batch, self.head_batch)

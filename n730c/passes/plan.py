@@ -4,7 +4,7 @@ What can be chosen is few: how many segments of the body are streamed from the d
 ring of how many slots, and whether the embedding is read by rows. Every choice has a memory size and, by simulation,
 a time a token. Of all that fit the budget the fastest is taken, exactly (branch and bound); since a larger budget
 only adds choices, more memory never makes a plan slower. The head and what EMBED shares with it stay in RAM: a byte
-of them saves as much reading as any other. Where everything fits the RAM, a graphics card may take part (``card.py``).
+of them saves as much reading as any other. Where nothing is streamed, a graphics card may take part (``card.py``).
 """
 
 from __future__ import annotations
@@ -194,9 +194,10 @@ class Planner:
         return weights + ring + (0 if choice.rows is None else 2 * PIECE) + self._fixed_bytes
 
     def _away(self, choice: Choice) -> set[int]:
-        """Segments that are not loaded once for all."""
+        """Segments that are not loaded into RAM once for all."""
         rows = () if choice.rows is None else (choice.rows,)
-        return {*choice.streamed, *rows, *(self.expert_segments if choice.experts is not None else ())}
+        experts = self.expert_segments if choice.experts is not None else ()
+        return {*choice.streamed, *rows, *experts, *(choice.card.segments if choice.card else ())}
 
     # ---- time ----
 
@@ -334,15 +335,21 @@ class Planner:
     @cached_property
     def paying_choices(self) -> tuple[Choice, ...]:
         """Those that gain enough over the CPU alone."""
-        alone = self.timeline(self.resident).period
-        return tuple(c for c in self.card_choices if self.timeline(c).period * LEAST_GAIN <= alone)
+
+        def pays(choice: Choice) -> bool:
+            alone = self.best_on_cpu(self.arena_bytes(choice))
+            return alone is None or self.timeline(choice).period * LEAST_GAIN <= self.timeline(alone).period
+
+        return tuple(filter(pays, self.card_choices))
 
     def devices(self, choice: Choice) -> dict[str, float]:
-        """Tokens a second of ``choice`` and, where all is in RAM, of each way to compute it that is possible."""
+        """Tokens a second of each way to compute in the memory that ``choice`` takes, the fastest of each kind."""
         speeds = {choice.device: 1 / self.timeline(choice).period}
-        if not self._away(choice):
-            ways = (self.resident, *self.card_choices)
-            speeds |= {way.device: 1 / self.timeline(way).period for way in ways}
+        arena = self.arena_bytes(choice)
+        ways = [way for way in self.card_choices if self.arena_bytes(way) <= arena]
+        alone = self.best_on_cpu(arena)
+        for way in reversed([*ways, *([alone] if alone else [])]):  # of one kind the fastest stays
+            speeds[way.device] = 1 / self.timeline(way).period
         return {name: speeds[name] for name in ("cpu", "gpu", "split") if name in speeds}
 
     def why(self, choice: Choice) -> str:
@@ -357,23 +364,28 @@ class Planner:
             )
         if self.card is None:
             return "the card is not used: none of the steps has a kernel for it"
-        if self._away(choice):
-            return "the card is not used: weights are read from the disk for every token"
         speeds = self.devices(choice)
         rates = ", ".join(f"{name} {speed:.1f}" for name, speed in speeds.items())
         if choice.card is None:
-            return f"the card is not used: it does not pay (tokens/s: {rates or 'none'})"
+            if set(speeds) == {"cpu"}:
+                return "the card is not used: RAM and VRAM hold too little of the model"
+            return f"the card is not used: it does not pay (tokens/s: {rates})"
         cpu, card = self.card.busy(choice.card)
         held = f"{choice.card.vram_bytes / 2**20:.0f} MiB of VRAM"
+        if choice.card.segments:
+            only = sum(self.program.segments[i].size for i in choice.card.segments)
+            held += f" ({only / 2**20:.0f} of weights that are nowhere else)"
         if choice.card.whole:
             return f"the card computes everything, in {held} (tokens/s: {rates})"
         return f"rows are split between both: {held}, CPU busy {cpu:.0%}, card {card:.0%} (tokens/s: {rates})"
 
     def best(self, arena_bytes: int) -> Choice | None:
         """The fastest choice whose arena takes at most so much, with the card if that pays."""
-        if self.paying_choices and self.arena_bytes(self.resident) <= arena_bytes:
-            return self.paying_choices[0]
-        return self.best_on_cpu(arena_bytes)
+        alone = self.best_on_cpu(arena_bytes)
+        if alone is None:
+            return None  # whoever has no card must be able to run the package, too
+        fitting = [choice for choice in self.paying_choices if self.arena_bytes(choice) <= arena_bytes]
+        return min((*fitting, alone), key=lambda choice: self.timeline(choice).period)
 
     def best_on_cpu(self, arena_bytes: int) -> Choice | None:
         """The fastest without the card; of equals the one that reads and takes least."""
@@ -398,8 +410,7 @@ class Planner:
     def plans(self, ram_bytes: int) -> tuple[Plan, ...]:
         """The best plan for ``ram_bytes`` (the whole process) and plans for less memory, largest first.
 
-        Those with the graphics card are in front of those without. Everything the card computes is in RAM as well, so
-        that the CPU can go on alone.
+        Those with the graphics card are in front of those without, and each is faster than all of these.
         Raises BudgetExceeded if nothing fits; the message says what would.
         """
         room = (ram_bytes - OVERHEAD) // PAGE * PAGE
@@ -409,8 +420,19 @@ class Planner:
         top, least = self.arena_bytes(first), self.least_arena
         ladder = [least + (top - least) * i // (MOST_PLANS - 1) for i in range(MOST_PLANS - 1)]
         chosen = {self.arena_bytes(c): c for c in (*map(self.best_on_cpu, ladder), first) if c is not None}
-        with_card = self.paying_choices if self.arena_bytes(self.resident) <= room else ()
-        return tuple(map(self.plan, (*with_card, *(chosen[size] for size in sorted(chosen, reverse=True)))))
+        on_cpu = [chosen[size] for size in sorted(chosen, reverse=True)]
+        return tuple(map(self.plan, (*self._with_card(room, self.timeline(first).period), *on_cpu)))
+
+    def _with_card(self, arena_bytes: int, period: float) -> list[Choice]:
+        """Choices with the card that beat ``period``, largest arena first; of smaller ones none that is slower."""
+        all_in_ram = self.arena_bytes(self.resident)
+        kept: list[Choice] = []
+        for choice in sorted(self.paying_choices, key=lambda c: (self.arena_bytes(c), self.timeline(c).period)):
+            size, mine = self.arena_bytes(choice), self.timeline(choice).period
+            faster = not kept or mine < min(self.timeline(c).period for c in kept)
+            if size <= arena_bytes and mine < period and (faster or size == all_in_ram):
+                kept.append(choice)
+        return sorted(kept, key=lambda c: (-self.arena_bytes(c), self.timeline(c).period))
 
     def _too_small(self, ram_bytes: int) -> BudgetExceeded:
         caches = sum(c.size(self.context, self._batch) for c in self.program.caches)
@@ -435,7 +457,9 @@ class Planner:
         at = 0
         placements: list[Placement | None] = [None] * len(segments)
         for i, segment in enumerate(segments):
-            if choice.experts is not None and i in self.expert_segments:
+            if choice.card is not None and i in choice.card.segments:
+                placements[i] = Placement(Tier.VRAM, 0)
+            elif choice.experts is not None and i in self.expert_segments:
                 placements[i] = Placement(Tier.EXPERT, 0)
             elif i not in choice.streamed and i != choice.rows:
                 placements[i] = Placement(Tier.RAM, at)
@@ -458,7 +482,8 @@ class Planner:
         buffers, at = buffer_offsets(self.program, at, self._batch, self._head_batch)
         decode = self.timeline(choice)
         prefill = self.timeline(choice, self._batch)
-        loading = sum(s.size for s in segments) - sum(segments[i].size for i in self._away(choice))
+        later = self._away(choice) - set(choice.card.segments if choice.card else ())
+        loading = sum(s.size for i, s in enumerate(segments) if i not in later)
         return Plan(
             arena_bytes=round_up(at, PAGE),
             vram_bytes=choice.card.vram_bytes if choice.card else 0,

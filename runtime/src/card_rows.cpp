@@ -11,14 +11,20 @@ namespace n730 {
 
 namespace {
 constexpr uint32_t COLUMNS[] = {1, 2, 4, 8};
+constexpr uint64_t STAGING = uint64_t(4) << 20; // bytes of pinned memory that weights pass through: whole pieces
 constexpr uint32_t LINEAR_THREADS = 256, LINEAR_TILES = 8; // how n730c/codegen/cuda.py has the kernels launched
 } // namespace
 
 std::unique_ptr<CardRows> CardRows::open(const Package &package, size_t plan, bool trust, std::string &why) {
     std::unique_ptr<Cuda> cuda = Cuda::open(why);
     if (cuda == nullptr) return nullptr;
-    const Image *image = choose_image(package, *cuda, trust, why);
-    if (image == nullptr) return nullptr;
+    const Image *image = choose_image(package, *cuda);
+    if (image == nullptr)
+        why = "the package has no kernels for " + cuda->name() + " (expected compute capability " +
+              std::to_string(cuda->major()) + "." + std::to_string(cuda->minor()) + ", found none)";
+    else if (!trust)
+        why = "the kernels for the graphics card are the package's own code, which runs only with --trust";
+    if (image == nullptr || !trust) return nullptr;
     std::unique_ptr<CardRows> rows(new CardRows(package, plan, std::move(cuda)));
     const uint64_t free = rows->cuda_->free_vram();
     rows->vram_ = rows->cuda_->allocate(rows->layout_.bytes);
@@ -28,17 +34,22 @@ std::unique_ptr<CardRows> CardRows::open(const Package &package, size_t plan, bo
         return nullptr;
     }
     const std::vector<uint8_t> code = read_section(package, CODE);
-    rows->prepare(rows->cuda_->load(code.data() + image->offset));
+    const auto *first = reinterpret_cast<const char *>(code.data()) + image->offset;
+    const std::string text(first, first + image->size); // with a zero behind it, in case that it is PTX
+    rows->prepare(rows->cuda_->load(text.c_str()));
     return rows;
 }
 
 CardRows::CardRows(const Package &package, size_t plan, std::unique_ptr<Cuda> cuda)
-    : package_(package), plan_index_(plan), layout_(card_layout(package, plan)), cuda_(std::move(cuda)) {}
+    : package_(package), plan_index_(plan), layout_(card_layout(package, plan)), cuda_(std::move(cuda)) {
+    for (uint32_t i = 0; i < package.segments.size(); ++i)
+        if (package.placement(plan, i).tier == Tier::VRAM) segments_.push_back(i);
+}
 
 CardRows::~CardRows() {
     if (stream_ != nullptr) cuda_->destroy(stream_);
     if (done_ != nullptr) cuda_->destroy(done_);
-    for (uint8_t *memory : {in_, result_})
+    for (uint8_t *memory : {staging_, in_, result_})
         if (memory != nullptr) cuda_->release_pinned(memory);
     if (vram_ != 0) cuda_->release(vram_);
 }
@@ -59,44 +70,63 @@ void CardRows::prepare(CudaModule module) {
     }
 }
 
+// fn(share, whether it is the bias, the tensor, how many of its bytes the card has) for all that the card has.
+template <class Fn> void CardRows::each_tensor(Fn fn) const {
+    for (size_t i = 0; i < layout_.shares.size(); ++i) {
+        const Step &step = package_.steps[share(i).step];
+        const Tensor &weight = package_.tensors[step.weight];
+        fn(i, false, weight, share(i).tiles * matrix_bytes(weight.format, TILE_ROWS, weight.cols));
+        if (step.bias != NONE) fn(i, true, package_.tensors[step.bias], uint64_t(4) * weight.rows);
+    }
+}
+
 template <class Work> void CardRows::guarded(Work work) {
-    if (failed_) return;
+    if (failed()) return;
     try {
         work();
-    } catch (const Error &error) {
-        failed_ = true;
-        say(std::string(error.what()) + " The CPU goes on alone.");
+    } catch (const std::exception &error) {
+        failure_ = std::current_exception();
+        if (!needed()) say(std::string(error.what()) + " The CPU goes on alone.");
     }
 }
 
 void CardRows::load(const uint8_t *arena) {
-    guarded([&] { bring(arena); });
+    guarded([&] { staging_ = static_cast<uint8_t *>(cuda_->allocate_pinned(STAGING)); });
+    if (needed() && !failed()) bring_from_file();
+    guarded([&] { bring_from(arena); });
+    if (needed() && failed()) std::rethrow_exception(failure_);
 }
 
-void CardRows::bring(const uint8_t *arena) {
-    constexpr uint64_t STAGING = uint64_t(4) << 20;
-    struct Pinned {
-        const Cuda &cuda;
-        uint8_t *memory;
-        explicit Pinned(const Cuda &c) : cuda(c), memory(static_cast<uint8_t *>(c.allocate_pinned(STAGING))) {}
-        ~Pinned() { cuda.release_pinned(memory); }
-    } staging(*cuda_);
-    const auto copy = [&](uint32_t tensor, uint64_t bytes, uint64_t to) {
-        const Tensor &t = package_.tensors[tensor];
-        const uint8_t *from = arena + package_.placement(plan_index_, t.segment).offset + t.offset;
-        for (uint64_t at = 0; at < bytes; at += STAGING) {
-            const uint64_t n = std::min(STAGING, bytes - at);
-            std::memcpy(staging.memory, from + at, size_t(n));
-            cuda_->copy_to_device(vram_ + to + at, staging.memory, n, stream_);
-            cuda_->wait(stream_);
-        }
-    };
-    for (size_t i = 0; i < layout_.shares.size(); ++i) {
-        const Step &step = package_.steps[share(i).step];
-        const Tensor &weight = package_.tensors[step.weight];
-        copy(step.weight, share(i).tiles * matrix_bytes(weight.format, TILE_ROWS, weight.cols), layout_.shares[i].weight);
-        if (step.bias != NONE) copy(step.bias, uint64_t(4) * weight.rows, layout_.shares[i].bias);
+// Bytes that begin `at` bytes into the tensor, through the staging memory, in which they may be already.
+void CardRows::copy(size_t i, bool bias, uint64_t at, const uint8_t *bytes, uint64_t n) {
+    const uint64_t to = vram_ + (bias ? layout_.shares[i].bias : layout_.shares[i].weight) + at;
+    for (uint64_t done = 0; done < n; done += STAGING) {
+        const uint64_t part = std::min(STAGING, n - done);
+        const bool staged = bytes >= staging_ && bytes < staging_ + STAGING;
+        if (!staged) std::memcpy(staging_, bytes + done, size_t(part));
+        cuda_->copy_to_device(to + done, staged ? bytes + done : staging_, part, stream_);
+        cuda_->wait(stream_);
     }
+}
+
+void CardRows::bring_from(const uint8_t *arena) {
+    each_tensor([&](size_t i, bool bias, const Tensor &t, uint64_t bytes) {
+        const Placement &place = package_.placement(plan_index_, t.segment);
+        if (place.tier == Tier::RAM) copy(i, bias, 0, arena + place.offset + t.offset, bytes);
+    });
+}
+
+void CardRows::bring_from_file() {
+    for (const uint32_t segment : segments_)
+        for (uint64_t at = 0; at < package_.segments[segment].size; at += STAGING) {
+            const uint64_t end = at + std::min(STAGING, package_.segments[segment].size - at);
+            read_weights(package_, segment, at, staging_, size_t(end - at));
+            each_tensor([&](size_t i, bool bias, const Tensor &t, uint64_t bytes) {
+                const uint64_t from = std::max(at, t.offset), to = std::min(end, t.offset + bytes);
+                if (t.segment == segment && from < to) copy(i, bias, from - t.offset, staging_ + (from - at), to - from);
+            });
+            if (platform::interrupted()) throw Interrupted();
+        }
 }
 
 void CardRows::begin(size_t round, const n730_call &first) {
@@ -132,7 +162,7 @@ bool CardRows::finish(size_t) {
     const double start = platform::seconds();
     guarded([&] { cuda_->wait(done_); });
     waited_ += platform::seconds() - start;
-    return !failed_;
+    return !failed();
 }
 
 void CardRows::take(size_t round, size_t i, const n730_call &call) const {

@@ -7,6 +7,8 @@
 #include "../../templates/cuda/call.h"
 #include "n730_call.h"
 
+#include <exception>
+
 namespace n730 {
 
 class CardRows {
@@ -21,13 +23,16 @@ class CardRows {
     const std::vector<CardLayout::Round> &rounds() const { return layout_.rounds; }
     const CardShare &share(size_t i) const { return package_.cards[plan_index_][i]; }
 
-    // None of these throws: once the card has failed, which is said in one line, nothing more is asked of it.
-    void load(const uint8_t *arena); // brings the rows over from the arena in main memory
+    // Brings the rows over: from the arena in main memory, and those that are in VRAM only from the file. Throws Error, Interrupted.
+    void load(const uint8_t *arena);
+    // None of these throws: once the card has failed, which is said in one line if the CPU can go on, nothing more is asked of it.
     // One thread hands a round to the card, goes on, and later waits for the round, false if it failed, and takes its results.
     void begin(size_t round, const n730_call &first);
     bool finish(size_t round);
     void take(size_t round, size_t share, const n730_call &call) const; // the results of one of its steps
-    bool failed() const { return failed_; }
+    bool failed() const { return failure_ != nullptr; }
+    std::exception_ptr failure() const { return failure_; }
+    bool needed() const { return !segments_.empty(); } // the CPU does not have all weights
     double waited_seconds() const { return waited_; } // by finish()
 
   private:
@@ -38,9 +43,12 @@ class CardRows {
 
     CardRows(const Package &package, size_t plan, std::unique_ptr<Cuda> cuda);
     void prepare(CudaModule module);
-    void bring(const uint8_t *arena);
+    void bring_from(const uint8_t *arena);
+    void bring_from_file();
+    void copy(size_t share, bool bias, uint64_t at, const uint8_t *bytes, uint64_t n);
     void ask(const CardLayout::Round &round, const n730_call &first);
     template <class Work> void guarded(Work work);
+    template <class Fn> void each_tensor(Fn fn) const;
 
     const Package &package_;
     const size_t plan_index_;
@@ -49,9 +57,11 @@ class CardRows {
     CudaPointer vram_ = 0;
     CudaStream stream_ = nullptr;
     CudaEvent done_ = nullptr;
+    uint8_t *staging_ = nullptr; // pinned
     uint8_t *in_ = nullptr, *result_ = nullptr; // pinned
     std::vector<Functions> functions_;          // by share
-    bool failed_ = false;
+    std::vector<uint32_t> segments_; // that are in VRAM only
+    std::exception_ptr failure_;
     double waited_ = 0;
 };
 

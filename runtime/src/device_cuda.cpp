@@ -18,8 +18,10 @@ std::string number(int64_t n) { return std::to_string(n); }
 
 std::string shape(const Tensor &t) { return format_name(t.format) + ("_" + number(t.rows)) + "x" + number(t.cols); }
 
+} // namespace
+
 // The best image for a card: of its generation, not above it.
-const Image *best_image(const Package &package, const Cuda &card) {
+const Image *choose_image(const Package &package, const Cuda &card) {
     const Image *best = nullptr;
     for (const Image &image : package.images) {
         const int architecture = gpu_architecture(image.isa);
@@ -30,19 +32,7 @@ const Image *best_image(const Package &package, const Cuda &card) {
     return best;
 }
 
-bool has_kernel(Op op) { return op <= Op::SILU; }
-
-} // namespace
-
-const Image *choose_image(const Package &package, const Cuda &card, bool trust, std::string &why) {
-    const Image *image = best_image(package, card);
-    if (image == nullptr)
-        why = "the package has no kernels for " + card.name() + " (expected compute capability " + number(card.major()) +
-              "." + number(card.minor()) + ", found none)";
-    else if (!trust)
-        why = "the kernels for the graphics card are the package's own code, which runs only with --trust";
-    return trust ? image : nullptr;
-}
+static bool has_kernel(Op op) { return op <= Op::SILU; }
 
 std::unique_ptr<DeviceCuda> DeviceCuda::open(const Package &package, size_t plan, bool trust, std::string &why) {
     std::unique_ptr<Cuda> card = Cuda::open(why);
@@ -56,8 +46,16 @@ std::unique_ptr<DeviceCuda> DeviceCuda::open(const Package &package, size_t plan
         why = "the model has steps for which there are no kernels for graphics cards yet";
         return nullptr;
     }
-    const Image *image = choose_image(package, *card, trust, why);
-    if (image == nullptr) return nullptr;
+    const Image *image = choose_image(package, *card);
+    if (image == nullptr) {
+        why = "the package has no kernels for " + card->name() + " (expected compute capability " + number(card->major()) +
+              "." + number(card->minor()) + ", found none)";
+        return nullptr;
+    }
+    if (!trust) {
+        why = "the kernels for the graphics card are the package's own code, which runs only with --trust";
+        return nullptr;
+    }
     std::unique_ptr<DeviceCuda> device(new DeviceCuda(package, plan, std::move(card)));
     const uint64_t free = device->cuda_->free_vram();
     device->arena_ = device->cuda_->allocate(device->plan_.arena_bytes);

@@ -8,8 +8,8 @@
 
 namespace n730 {
 
-// The package's kernels for a card; nullptr: there are none, or they may not run, and `why` says so in one line.
-const Image *choose_image(const Package &package, const Cuda &card, bool trust, std::string &why);
+// The package's kernels for a card; nullptr: there are none.
+const Image *choose_image(const Package &package, const Cuda &card);
 
 class DeviceCuda {
   public:

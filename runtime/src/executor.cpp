@@ -371,10 +371,14 @@ bool Executor::get_expert(Call &expert) {
 }
 
 // What the card was asked for at the beginning of a round; if it has failed, one thread computes it here: the others have
-// left these rows out and will do so to the end of the pass.
-void Executor::finish_round(uint32_t round) {
+// left these rows out and will do so to the end of the pass. False: the CPU does not have these rows.
+bool Executor::finish_round(uint32_t round) {
     const CardLayout::Round &r = card_->rounds()[round];
     const bool good = card_->finish(round);
+    if (!good && card_->needed()) {
+        reader_->fail(card_->failure());
+        return false;
+    }
     for (uint32_t i = r.share; i < r.share_end; ++i) {
         const Call &c = calls_[card_->share(i).step];
         if (good)
@@ -382,9 +386,11 @@ void Executor::finish_round(uint32_t round) {
         else
             c.kernel(&c.call, 0, c.card_tiles);
     }
+    return true;
 }
 
 void Executor::run(size_t begin, size_t end) {
+    if (card_ != nullptr && card_->failed() && card_->needed()) std::rethrow_exception(card_->failure());
     const bool split = card_ != nullptr && !card_->failed(); // the same for all threads, whatever happens in between
     const uint64_t pass = begin == 0 ? passes_++ : passes_;
     auto walk = [&](int thread) {
@@ -431,7 +437,7 @@ void Executor::run(size_t begin, size_t end) {
                 pool_.range(items, thread, from, to);
                 if (from < to) c.kernel(call, mine + from, mine + to);
             }
-            if (split && thread == 0 && c.card_end != NONE) finish_round(c.card_end);
+            if (split && thread == 0 && c.card_end != NONE) good = finish_round(c.card_end);
             if (c.released > 0) reader_->release(thread, pass * reader_->reads() + c.released);
         }
         if (!good) broken_.store(true, std::memory_order_relaxed);

@@ -104,7 +104,7 @@ class Executor {
     void find_experts();
     void expect_experts(size_t first);
     bool get_expert(Call &expert);
-    void finish_round(uint32_t round);
+    bool finish_round(uint32_t round);
     void run(size_t begin, size_t end);
 
     const Package &package_;

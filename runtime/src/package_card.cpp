@@ -71,10 +71,15 @@ void check_cards(const Package &package, size_t plan) {
     const auto need = [&](bool good, const std::string &what, const std::string &expected, const std::string &found) {
         if (!good) throw PackageError("E_PLAN", "plan " + str(plan) + ": " + what, expected, found);
     };
-    const auto in_ram = [&](uint32_t tensor) {
-        return tensor == NONE || package.placement(plan, package.tensors[tensor].segment).tier == Tier::RAM;
+    const auto in = [&](Tier tier, uint32_t tensor) {
+        return tensor != NONE && package.placement(plan, package.tensors[tensor].segment).tier == tier;
+    };
+    const auto reachable = [&](uint32_t tensor) {
+        return tensor == NONE || in(Tier::RAM, tensor) || in(Tier::VRAM, tensor);
     };
     if (package.cards[plan].empty()) {
+        for (size_t i = 0; i < package.segments.size(); ++i)
+            need(package.placement(plan, i).tier != Tier::VRAM, "tier of segment " + str(i), "no VRAM without CARD", "2");
         if (p.vram_bytes == 0) return;
         const uint64_t whole = p.arena_bytes + sizeof(int32_t) * uint64_t(p.batch);
         need(p.vram_bytes == whole, "VRAM bytes", "0 or " + str(whole), str(p.vram_bytes));
@@ -84,6 +89,7 @@ void check_cards(const Package &package, size_t plan) {
         return;
     }
     const std::vector<uint32_t> rounds = rounds_of(package);
+    std::vector<bool> whole(rounds.size()); // steps of which the card has all
     uint64_t next = 0;
     for (const CardShare &share : package.cards[plan]) {
         need(share.step >= next && share.step < rounds.size() && rounds[share.step] != NONE, "CARD",
@@ -93,7 +99,13 @@ void check_cards(const Package &package, size_t plan) {
         const uint64_t tiles = ceil_div(package.tensors[step.weight].rows, TILE_ROWS);
         const std::string what = "CARD of step " + str(share.step);
         need(share.tiles >= 1 && share.tiles <= tiles, what, "1 to " + str(tiles) + " tiles", str(share.tiles));
-        need(in_ram(step.weight) && in_ram(step.bias), what, "weight and bias in RAM", "another tier");
+        need(reachable(step.weight) && reachable(step.bias), what, "weight and bias in RAM or VRAM", "another tier");
+        whole[share.step] = share.tiles == tiles;
+    }
+    for (size_t i = 0; i < whole.size(); ++i) {
+        const Step &step = package.steps[i];
+        need(whole[i] || (!in(Tier::VRAM, step.weight) && !in(Tier::VRAM, step.bias)), "step " + str(i) + ", which uses VRAM",
+             "all its tiles on the card", "others");
     }
     const uint64_t bytes = card_layout(package, plan).bytes;
     need(p.vram_bytes == bytes, "VRAM bytes", str(bytes), str(p.vram_bytes));

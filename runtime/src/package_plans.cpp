@@ -98,6 +98,10 @@ void check_arena(const Package &package, size_t plan, const std::vector<Life> &l
     for (size_t i = 0; i < package.segments.size(); ++i) {
         const Placement place = package.placement(plan, i);
         const uint64_t size = place.tier == Tier::ROWS ? 2 * PIECE : package.segments[i].size;
+        if (place.tier == Tier::VRAM) {
+            need(place.offset == 0, plan, "offset of segment " + str(i) + " in VRAM", "0", str(place.offset));
+            continue;
+        }
         if (place.tier == Tier::EXPERT) {
             need(place.offset == 0, plan, "offset of an expert", "0", str(place.offset));
             need(!seen[uses[i].expert], plan, "segments of one expert", "one", "two");
@@ -134,7 +138,9 @@ void check_tier(const Package &package, size_t plan, size_t segment, const Segme
 }
 
 void read_plan(Package &package, const uint8_t *r, size_t i, uint64_t &events) {
-    const uint64_t before = i == 0 ? ~uint64_t(0) : package.plans[i - 1].arena_bytes;
+    const bool with_card = be64(r + 8) > 0, card_before = i == 0 || package.plans[i - 1].vram_bytes > 0;
+    need(card_before || !with_card, i, "VRAM", "0, as the plan before has none", str(be64(r + 8)));
+    const uint64_t before = i == 0 || with_card != card_before ? ~uint64_t(0) : package.plans[i - 1].arena_bytes;
     const Plan p{be64(r),      be64(r + 48), be64(r + 32),   be32(r + 16),   be32(r + 20),  be32(r + 24),
                  be32(r + 40), be32(r + 44), be_f64(r + 56), be_f64(r + 64), be_f64(r + 72), be_f64(r + 80),
                  be32(r + 88), be32(r + 92), be64(r + 96),   be32(r + 104), be64(r + 8)};
@@ -169,8 +175,8 @@ void read_plans(Package &package) {
     if (events != have) throw PackageError("E_PLAN", "events of all plans", str(have), str(events));
     package.placements.reserve(package.sections[PLACEMENTS].size / 16);
     each_record(package, PLACEMENTS, 16, [&](const uint8_t *r, size_t i) {
-        need(r[0] <= 4 && Tier(r[0]) != Tier::VRAM && all_zero(r + 1, 7), i / package.segments.size(),
-             "placement " + str(i), "tier 0, 1, 3 or 4, device and reserved bytes 0", "others");
+        need(r[0] <= 4 && all_zero(r + 1, 7), i / package.segments.size(), "placement " + str(i),
+             "tier 0 to 4, device and reserved bytes 0", "others");
         package.placements.push_back({Tier(r[0]), be64(r + 8)});
     });
     package.offsets.reserve(package.sections[OFFSETS].size / 8);

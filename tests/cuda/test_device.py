@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from n730c.artifacts import GpuArch
+from n730c.artifacts import GpuArch, Tier
 from n730c.codegen import build_gpu_images, cuda
 from n730c.codegen.gpu import kernels_of
 from n730c.codegen.nvrtc import Nvrtc
@@ -40,8 +40,8 @@ def driver(tmp_path_factory: pytest.TempPathFactory, nvrtc: Nvrtc) -> Path:
         assert {figures.symbol for figures in made.figures} == {kernel.symbol for kernel in kernels}
         build_twin(cuda.source(kernels), [kernel.symbol for kernel in kernels], made.image.code, folder)
         replace(toy, images=(made.image,)).write(folder / f"{name}.n730")
-        for kind, tiles in (("split", 2), ("whole", -1)):
-            with_card = tiny(replace(shape, card=tiles)).plans
+        for kind, part in (("split", {"card": 2}), ("whole", {"card": -1}), ("vram", {"card": 99, "vram": True})):
+            with_card = tiny(replace(shape, **part)).plans
             replace(toy, images=(made.image,), plans=(*with_card, *toy.plans)).write(folder / f"{name} {kind}.n730")
     return folder
 
@@ -124,7 +124,7 @@ def test_a_card_that_fails_stops_cleanly(driver: Path, fails: str, tmp_path: Pat
 
 
 @pytest.mark.parametrize("name", SHAPES)
-@pytest.mark.parametrize("kind", ["split", "whole"])
+@pytest.mark.parametrize("kind", ["split", "whole", "vram"])
 def test_a_plan_with_a_card_needs_no_option(driver: Path, name: str, kind: str, tmp_path: Path) -> None:
     """The plan is taken as it is: the same bits, and no more of the card's memory than it says."""
     package = f"{name} {kind}"
@@ -132,9 +132,13 @@ def test_a_plan_with_a_card_needs_no_option(driver: Path, name: str, kind: str, 
     assert "computing on" not in said
     found, said = logits(driver, package, tmp_path, "--trust", N730_CUDA_REPORT="1", N730_CUDA_DELAY="50")
     np.testing.assert_array_equal(on_cpu.view(np.uint32), found.view(np.uint32))
-    assert ("computing on the CPU and GeForce GT 730" if kind == "split" else "computing on GeForce GT 730") in said
+    assert ("computing on GeForce GT 730" if kind == "whole" else "computing on the CPU and GeForce GT 730") in said
     (most,) = re.findall(r"at most (\d+) bytes of VRAM", said)
-    assert int(most) == read_package(driver / f"{package}.n730").plans[0].vram_bytes
+    plan, alone = read_package(driver / f"{package}.n730").plans
+    assert int(most) == plan.vram_bytes
+    only_there = kind == "vram" and "blocks" in name  # the other's segments all hold a norm
+    assert (Tier.VRAM in {place.tier for place in plan.placements}) == only_there
+    assert (plan.arena_bytes < alone.arena_bytes) == only_there
 
 
 @pytest.mark.parametrize(
@@ -157,6 +161,19 @@ def test_without_the_card_the_cpu_has_its_rows(
     found, said = logits(driver, "int4 split", tmp_path, "--trust", "--threads", "2", **settings)
     assert said.count(says) == 1, said
     np.testing.assert_array_equal(on_cpu.view(np.uint32), found.view(np.uint32))
+
+
+@pytest.mark.parametrize("fails", ["cuLaunchKernel:40:719", "cuMemcpyHtoDAsync_v2:2:719", "cuEventSynchronize:9:719"])
+def test_weights_that_are_nowhere_else_end_the_run_with_the_card(driver: Path, fails: str, tmp_path: Path) -> None:
+    out = tmp_path / "logits.npy"
+    (tmp_path / "ids").write_text(" ".join(map(str, range(1, 40))))
+    options = ("--tokens", str(tmp_path / "ids"), "--logits", str(out), "--trust", "--threads", "2")
+    done = run(driver, "score", "f16 in blocks vram", *options, N730_CUDA_FAIL=fails)
+    assert done.returncode == 1 and not out.exists()
+    assert done.stderr.count(b"error:") == 1
+    assert b"n730-exec: error: the graphics card failed: " in done.stderr.splitlines()[-1]
+    without = run(driver, "score", "f16 in blocks vram", *options, N730_CUDA_VRAM="10000")
+    assert without.returncode == 0 and b"the CPU computes: the graphics card has not" in without.stderr
 
 
 def test_a_split_generates_the_same(driver: Path) -> None:

@@ -36,9 +36,9 @@ def plan(source: Path, *options: str) -> dict[str, Any]:
 
 def test_a_7b_model_is_planned_from_its_configuration_alone(folder: Path, tmp_path: Path) -> None:
     page = tmp_path / "plan.html"
-    facts = plan(folder, "--ram", "2G", "--context", "512", "--report", str(page))
+    facts = plan(folder, "--ram", "2G", "--context", "512", "--vram", "0", "--report", str(page))
     assert facts["fits"] and facts["limit"] == "disk"
-    assert facts["device"] == "cpu" and "read from the disk" in facts["device_reason"]
+    assert facts["device"] == "cpu" and facts["device_reason"] == "" and set(facts["devices"]) == {"cpu"}
     assert facts["ram_bytes"] <= 2 << 30
     # What is not in RAM is read: the file is 3.9 GB at 4.5 bits.
     assert 1.7e9 < facts["disk_bytes_per_token"] < 2.4e9
@@ -64,6 +64,18 @@ def test_a_card_that_pays_is_used_as_far_as_its_memory_goes(folder: Path) -> Non
     without = plan(folder, "--context", "512", "--vram", "0")
     assert without["device"] == "cpu" and without["vram_bytes"] == 0 and without["device_reason"] == ""
     assert without["decode_tokens_per_s"] == pytest.approx(facts["devices"]["cpu"])
+
+
+def test_weights_that_do_not_fit_the_ram_lie_in_vram(folder: Path, tmp_path: Path) -> None:
+    page = tmp_path / "plan.html"
+    facts = plan(folder, "--ram", "3G", "--context", "512", "--report", str(page))
+    assert facts["device"] == "split" and facts["disk_bytes_per_token"] == 0
+    assert facts["ram_bytes"] <= 3 << 30
+    assert facts["decode_tokens_per_s"] > 5 * facts["devices"]["cpu"]
+    drawings = [part.split("</svg>")[0] for part in page.read_text().split("<svg")[1:]]
+    for drawing in drawings:
+        ElementTree.fromstring(f"<svg{drawing}</svg>")
+    assert drawings[0].count("<rect") > 100  # CPU and card in turn and beside each other
 
 
 def test_what_does_not_fit_says_what_would(folder: Path) -> None:

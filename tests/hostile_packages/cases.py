@@ -662,6 +662,31 @@ def _card() -> Iterator[Case]:
     card = [i for i in range(group.count(schedule)) if group.record(schedule, i).action == Action.CARD]
     before = max(i for i in card if group.record(schedule, i).a < inner)
     yield _edited("card_has_an_experts_step", "E_PLAN", schedule, before, grouped, a=inner)
+
+    def to_vram(f: Forge, segment: int) -> None:
+        """The segment, and no LOAD of it."""
+        f.edit(Kind.PLACEMENTS, segment, tier=Tier.VRAM, offset=0)
+        events = range(f.count(schedule))
+        load = next(i for i in events if f.record(schedule, i)[:3] == (Action.LOAD, 0, segment))
+        del f.sections[schedule][16 * load : 16 * load + 16]
+        f.edit(plans, 0, event_count=f.record(plans, 0).event_count - 1)
+
+    only = replace(CARD, vram=True)
+    held = Forge(good(only))
+    tiers = [held.record(Kind.PLACEMENTS, i).tier for i in range(held.count(Kind.SEGMENTS))]
+    assert tiers.count(Tier.VRAM) > 4
+    place = tiers.index(Tier.VRAM)
+    yield _edited("card_segment_with_an_offset", "E_PLAN", Kind.PLACEMENTS, place, only, offset=4096)
+    normed = tiers.index(Tier.RAM, 1)
+    yield _forged("card_segment_with_a_norm", "E_PLAN", lambda f: to_vram(f, normed), only)
+    yield _edited("card_segment_without_its_load", "E_PLAN", Kind.PLACEMENTS, place, only, tier=Tier.RAM)
+    part = replace(RICH, contexts=(), card=2)  # of matrices of more than two tiles the card has a part
+    yield _forged("card_segment_half_of_which_it_has", "E_PLAN", lambda f: to_vram(f, 1), part)
+    bare = replace(RICH, contexts=())
+    yield _forged("card_segment_without_a_card", "E_PLAN", lambda f: to_vram(f, 1), bare)
+
+    pair = replace(RICH, contexts=(8,), card=-1)
+    yield _edited("card_plan_behind_one_without", "E_PLAN", plans, 0, pair, vram_bytes=0)
     whole = replace(RICH, contexts=(), card=-1)
     good_vram = Forge(good(whole)).record(plans, 0).vram_bytes
     yield _edited("card_has_all_and_less_vram", "E_PLAN", plans, 0, whole, vram_bytes=good_vram - 4)

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from n730c.artifacts import OVERHEAD, Program, StepOp
+from n730c.artifacts import OVERHEAD, PAGE, Program, StepOp, Tier
+from n730c.dtypes import round_up
 from n730c.passes.card import LEAST_GAIN
 from n730c.passes.lower import lower
 from n730c.passes.plan import Planner
 from n730c.passes.precision import assign_uniform
 from n730c.target import Target, load_target
 from tests.planning.graphs import llama_graph
-from tests.planning.test_plan import programs
+from tests.planning.test_plan import check, programs
+from tests.tiny_package import tiny_tokenizer
 
 GDDR5, DDR3 = load_target("gt730-gddr5"), load_target("gt730-ddr3-64")
 LARGE = llama_graph(
@@ -21,8 +26,8 @@ LARGE = llama_graph(
 )
 
 
-def planner_of(program: Program, target: Target, context: int = 64) -> Planner:
-    return Planner(program, target, 1 << 20, context, card_steps=frozenset(range(len(program.steps))))
+def planner_of(program: Program, target: Target, tokenizer_bytes: int = 1 << 20) -> Planner:
+    return Planner(program, target, tokenizer_bytes, 64, card_steps=frozenset(range(len(program.steps))))
 
 
 def cards() -> st.SearchStrategy[Target]:
@@ -93,7 +98,47 @@ def test_a_split_reads_both_memories_at_once(precision: str) -> None:
     first, *others = planner.plans(1 << 31)
     assert first.vram_bytes == choice.card.vram_bytes and first.decode_tokens_per_s == pytest.approx(speeds["split"])
     assert speeds["gpu"] == pytest.approx(others[0].decode_tokens_per_s)  # for a card with room for everything
-    assert others[1].vram_bytes == 0 and others[1].arena_bytes == first.arena_bytes
+    assert next(plan for plan in others if not plan.vram_bytes).arena_bytes == first.arena_bytes
+
+
+@settings(max_examples=12, deadline=None)
+@given(programs(), cards(), st.lists(st.floats(0, 1.1), min_size=2, max_size=3), st.integers(1, 400))
+def test_with_a_card_more_ram_is_never_slower_and_plans_keep_the_rules(
+    program: Program, target: Target, shares: list[float], kilobytes: int
+) -> None:
+    target = target.model_copy(update={"vram_bytes": kilobytes << 10})
+    planner = planner_of(program, target, len(tiny_tokenizer(program.vocab)))
+    least, most = planner.least_arena, planner.arena_bytes(planner.resident)
+    before = 0.0
+    for share in sorted(shares):
+        arena = round_up(round(least + share * (most - least)), PAGE)
+        choice = planner.best(arena)
+        assert choice is not None and planner.arena_bytes(choice) <= arena
+        speed = 1 / planner.timeline(choice).period
+        assert speed >= before * (1 - 1e-8)
+        before = speed
+    plans = planner.plans(arena + OVERHEAD)
+    assert plans[0].decode_tokens_per_s == pytest.approx(speed)
+    assert all(plan.vram_bytes <= target.vram_bytes and plan.arena_bytes <= arena for plan in plans)
+    with TemporaryDirectory() as folder:
+        check(planner, plans, Path(folder))
+
+
+def test_where_ram_is_short_weights_are_in_vram_only() -> None:
+    """Faster than reading them from the disk for every token, by far."""
+    program = lower(LARGE, assign_uniform(LARGE, "int8"))
+    planner = planner_of(program, GDDR5)
+    all_in_ram = planner.arena_bytes(planner.resident)
+    choice = planner.best(all_in_ram - (60 << 20))
+    assert choice is not None and choice.card is not None and choice.card.segments
+    plan = planner.plan(choice)
+    only = [i for i, place in enumerate(plan.placements) if place.tier is Tier.VRAM]
+    assert only == list(choice.card.segments)
+    assert plan.arena_bytes == all_in_ram - sum(program.segments[i].size for i in only)
+    assert plan.disk_bytes_per_token == 0
+    speeds = planner.devices(choice)
+    assert speeds["split"] > 3 * speeds["cpu"]
+    assert "of weights that are nowhere else" in planner.why(choice)
 
 
 def test_a_card_without_room_for_all_takes_what_it_holds() -> None:
@@ -117,8 +162,8 @@ def test_who_is_left_out_and_why() -> None:
     assert "no compiler makes kernels for sm_21" in why(planner_of(program, load_target("gt730-ddr3-128")))
     assert "none of the steps has a kernel" in why(Planner(program, GDDR5, 1 << 20, 64))
     assert why(planner_of(program, load_target("cpu-8g-ssd"))) == why(planner_of(program, GDDR5.with_vram(0))) == ""
-    planner = planner_of(program, GDDR5)
-    assert "read from the disk" in why(planner, planner.least_arena)
+    planner = planner_of(program, GDDR5.model_copy(update={"vram_bytes": 4 << 20}))
+    assert "hold too little of the model" in why(planner, planner.least_arena)
     slow = GDDR5.model_copy(update={"pcie_bytes_per_s": 1e6, "vram_bytes": 32 << 20})
     assert "does not pay" in why(planner_of(program, slow))
 
