@@ -18,7 +18,7 @@ from n730c.errors import UnsupportedModel
 from n730c.frontend.tokenizer_decoder import read_decoder
 from n730c.frontend.tokenizer_model import byte_alphabet, finish_scores, reaches_across, read_pieces, read_vocabulary
 from n730c.frontend.tokenizer_samples import SAMPLES
-from n730c.frontend.tokenizer_steps import cut_at_spaces, read_words, refuse
+from n730c.frontend.tokenizer_steps import cut_at_spaces, flatten, read_words, refuse
 from n730c.tokenizer_format import (
     MAX_ADDED_BYTES,
     MAX_EXTRA_IDS,
@@ -67,10 +67,20 @@ def _json_of(folder: Path) -> str:
     return text
 
 
+def _refuse_charsmap(text: str) -> None:
+    """A normalizer that is a table of its own is not understood; on a damaged one the library would end the program."""
+    if '"Precompiled"' in text:
+        for part in flatten(json.loads(text).get("normalizer"), "normalizers"):
+            if part["type"] == "Precompiled":
+                raise refuse("normalizer", "one without a precompiled charsmap", part["type"])
+
+
 def _load(folder: Path) -> tuple[Json, tokenizers.Tokenizer]:
     """The tokenizer as JSON and as the library's object, without truncation and padding."""
     try:
-        tokenizer = tokenizers.Tokenizer.from_str(_json_of(folder))
+        text = _json_of(folder)
+        _refuse_charsmap(text)
+        tokenizer = tokenizers.Tokenizer.from_str(text)
         spec = json.loads(tokenizer.to_str())  # as the installed library writes it: older files have older fields
     except UnsupportedModel:
         raise

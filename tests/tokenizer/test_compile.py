@@ -119,6 +119,10 @@ def test_bytes_without_a_token_are_dropped(toy: MakeToy, library: Any, tmp_path:
             {"normalizer": {"type": "Sequence", "normalizers": [{"type": "NFC"}, {"type": "NFKD"}]}},
             "expected one Unicode normal form, found NFC and NFKD",
         ),
+        (
+            {"normalizer": {"type": "Precompiled", "precompiled_charsmap": "BAAAAAAAAAAA"}},
+            "normalizer is not supported .*found Precompiled",
+        ),
         ({"decoder": None}, "decoder is not supported .expected ByteLevel .*, found null"),
         ({"decoder": {"type": "ByteFallback"}}, "decoder is not supported .*ByteFallback"),
         ({"pre_tokenizer": {"type": "UnicodeScripts"}}, "pre-tokenizer is not supported .*found UnicodeScripts"),
