@@ -94,6 +94,10 @@ def build(
         float | None, typer.Option(min=0.1, metavar="B", help="mixed: bits a weight, scales and embedding included")
     ] = None,
     max_size: Annotated[str | None, typer.Option(metavar="SIZE", help="mixed: size of the file")] = None,
+    tokens_per_s: Annotated[
+        float | None,
+        typer.Option(min=0.001, metavar="X", help="mixed: the most bits with which the target decodes so fast"),
+    ] = None,
     calibration: Annotated[
         Path | None, typer.Option(metavar="FILE", help="UTF-8 text to calibrate on [default: one that comes along]")
     ] = None,
@@ -131,23 +135,30 @@ def build(
     as_json: Annotated[bool, typer.Option("--json", help="print a summary as JSON on stdout")] = False,
 ) -> None:
     """Compile MODEL into one package for the target."""
+    from n730c.draft import Options
     from n730c.passes.precision import MIXED
-    from n730c.pipeline import Options
     from n730c.pipeline import build as run
 
-    given = {"--bpw": bpw, "--max-size": max_size, "--profile": profile, "--report": report}
+    given = {"--bpw": bpw, "--max-size": max_size, "--tokens-per-s": tokens_per_s}
     budgets = [name for name, value in given.items() if value is not None]
-    if budgets and precision not in (None, Precision.mixed):
-        raise UsageError(f"{budgets[0]} is for --precision mixed", found=f"--precision {precision.value}")
-    if bpw is not None and max_size is not None:
-        raise UsageError("--bpw and --max-size are two budgets", expected="one", found="both", hint="Leave one out.")
+    mixed = [name for name, value in (given | {"--profile": profile, "--report": report}).items() if value is not None]
+    if mixed and precision not in (None, Precision.mixed):
+        raise UsageError(f"{mixed[0]} is for --precision mixed", found=f"--precision {precision.value}")
+    if len(budgets) > 1:
+        raise UsageError(
+            f"{' and '.join(budgets)} are {len(budgets)} budgets",
+            expected="one",
+            found=str(len(budgets)),
+            hint="Leave all but one out.",
+        )
     options = Options(
         model=model,
         target=target,
         output=output,
-        precision=precision.value if precision else MIXED if budgets else None,
+        precision=precision.value if precision else MIXED if mixed else None,
         bits_per_weight=bpw,
         max_bytes=parse_size(max_size) if max_size else None,
+        tokens_per_s=tokens_per_s,
         calibration=calibration,
         calibration_tokens=calibration_tokens,
         profile=profile,
@@ -248,7 +259,7 @@ def plan(
     chosen, others, where = forecast(
         source,
         target,
-        precision.value if precision and precision is not Precision.mixed else None,
+        precision.value if precision else None,
         kv.value if kv else None,
         context,
         parse_size(ram) if ram else None,

@@ -7,7 +7,7 @@ import json
 import math
 import shutil
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import count
 from pathlib import Path
 from types import MappingProxyType
@@ -37,11 +37,11 @@ try:
 except ImportError:  # Windows: two builds of one model at the same time are not kept apart
     fcntl = None  # type: ignore[assignment]
 
-MOST_BPW = 5.0  # bits a weight that are taken by default even if the memory would hold more: speed is worth more then
 CANDIDATES = tuple(fmt for fmt in Format if fmt.is_integer)
 ORIGINAL_BITS = 16  # a weight: more than that loses nothing
-_OTHERS = "int4"  # of the matrices that are not assigned
+OTHERS = "int4"  # of the matrices that are not assigned
 _POINTS = 24  # of the Pareto curve
+_RECORD = 2  # of what a calibration that was ended leaves; another compiler's is not gone on with
 
 
 @dataclass(frozen=True)
@@ -107,7 +107,7 @@ def check_inputs(text: Path | None, profile: Path | None, bits_per_weight: float
     elif profile is not None:
         destination(profile, b"{", "profile", "--profile")
     if bits_per_weight is not None and bits_per_weight > ORIGINAL_BITS:
-        raise _above("--bpw", f"at most {ORIGINAL_BITS}", f"{bits_per_weight:g}")
+        raise above_original("--bpw", f"at most {ORIGINAL_BITS}", f"{bits_per_weight:g}")
 
 
 def calibrate(
@@ -135,7 +135,7 @@ def calibrate(
         known = read_profile(profile)
     if known is not None and profile is not None:
         check_profile(known, sources, profile)
-    digest = hashlib.sha256(json.dumps([sources, sorted(f.name for f in CANDIDATES), known is None]).encode())
+    digest = hashlib.sha256(json.dumps([_RECORD, sources, sorted(f.name for f in CANDIDATES), known is None]).encode())
     digest.update(np.ascontiguousarray(windows).tobytes())
     folder, lock = _claim(cache_folder() / "calibration" / digest.hexdigest()[:24])
     if known is not None:
@@ -163,52 +163,43 @@ class Choice:
     predicted: float
 
 
-def items(graph: Graph, profile: SensitivityProfile) -> list[Item]:
-    """The knapsack's items, priced in bytes of the file."""
+Prices = Callable[[str, Format], float]  # of a tensor in a format
+
+
+def items(graph: Graph, profile: SensitivityProfile, prices: Prices | None = None) -> list[Item]:
+    """The knapsack's items, by default priced in bytes of the file."""
     shapes = {p.name: p.shape for p in graph.params}
+    price = prices or (lambda name, fmt: float(matrix_bytes(fmt, *shapes[name])))
     return [
-        Item((name,), by, {fmt: float(matrix_bytes(fmt, *shapes[name])) for fmt in by})
+        Item((name,), by, {fmt: price(name, fmt) for fmt in by})
         for name, by in profile.divergence.items()
         if name in shapes
     ]
 
 
-def choose(graph: Graph, profile: SensitivityProfile, budget: float) -> Choice:
-    """The best formats whose matrices take at most ``budget`` bytes together. Raises BudgetExceeded."""
+def least_price(graph: Graph, profile: SensitivityProfile, prices: Prices | None = None) -> float:
+    """Of all matrices with the cheapest formats; what is not assigned costs bytes alone."""
+    least = sum(min(item.price.values()) for item in items(graph, profile, prices))
+    return least if prices else least + others_bytes(graph, profile.divergence.keys())
+
+
+def choose(graph: Graph, profile: SensitivityProfile, budget: float, prices: Prices | None = None) -> Choice:
+    """The best formats whose matrices cost at most ``budget`` together, by default bytes. Raises BudgetExceeded."""
     things = items(graph, profile)
-    chosen = assign(things, budget - others_bytes(graph, profile.divergence.keys()))
-    formats = {**assign_uniform(graph, _OTHERS), **chosen.formats}
+    if prices is None:
+        chosen = assign(things, budget - others_bytes(graph, profile.divergence.keys()))
+    else:
+        chosen = assign(items(graph, profile, prices), budget)
+        size = sum(item.price[chosen.formats[item.names[0]]] for item in things)
+        chosen = replace(chosen, price=size)
+    formats = {**assign_uniform(graph, OTHERS), **chosen.formats}
     least, most = (sum(f(i.price.values()) for i in things) for f in (min, max))
     budgets = [least + (most - least) * (k / (_POINTS - 1)) ** 1.5 for k in range(_POINTS)]
     points = tuple((a.price, profile.activations + a.divergence) for a in curve(things, budgets))
     return Choice(MappingProxyType(formats), chosen, points, profile.activations + chosen.divergence)
 
 
-def first_budget(
-    graph: Graph, profile: SensitivityProfile, bits_per_weight: float | None, max_bytes: int | None, room: int
-) -> float:
-    """Bytes for all matrices together: what was asked for, else the least of ``room`` and MOST_BPW.
-
-    Raises BudgetExceeded when the smallest formats take more than was asked for, or the original itself less.
-    """
-    things = items(graph, profile)
-    weights = weights_of(graph)
-    least = sum(min(i.price.values()) for i in things) + others_bytes(graph, profile.divergence.keys())
-    if bits_per_weight is not None:
-        budget = bits_per_weight * weights / 8
-        if budget < least:
-            raise _below("--bpw", f"at least {math.ceil(800 * least / weights) / 100:.2f}", f"{bits_per_weight:g}")
-        return budget
-    if max_bytes is not None:
-        if max_bytes > weights * ORIGINAL_BITS // 8:
-            raise _above("--max-size", f"at most {weights * ORIGINAL_BITS // 8} bytes", f"{max_bytes} bytes")
-        if max_bytes < least:
-            raise _below("--max-size", f"more than {int(least)} bytes", f"{max_bytes} bytes")
-        return float(max_bytes)
-    return max(least, min(float(room), MOST_BPW * weights / 8))
-
-
-def _above(option: str, expected: str, found: str) -> BudgetExceeded:
+def above_original(option: str, expected: str, found: str) -> BudgetExceeded:
     return BudgetExceeded(
         f"{option} is above the size of the original",
         expected=expected,
@@ -217,21 +208,15 @@ def _above(option: str, expected: str, found: str) -> BudgetExceeded:
     )
 
 
-def _below(option: str, expected: str, found: str) -> BudgetExceeded:
-    return BudgetExceeded(
-        f"{option} is below what the smallest formats take", expected=expected, found=found, hint=f"Raise {option}."
-    )
-
-
 def assignable(graph: Graph) -> frozenset[str]:
     """Matrices that get a format of their own; experts and what chooses them do not (yet)."""
     shapes = {p.name: p.shape for p in graph.params}
-    return frozenset(n for n, f in assign_uniform(graph, _OTHERS).items() if f.is_integer and len(shapes[n]) == 2)
+    return frozenset(n for n, f in assign_uniform(graph, OTHERS).items() if f.is_integer and len(shapes[n]) == 2)
 
 
 def others_bytes(graph: Graph, assigned: Collection[str]) -> int:
     """Bytes of the matrices that are not assigned."""
-    formats = assign_uniform(graph, _OTHERS)
+    formats = assign_uniform(graph, OTHERS)
     shapes = {p.name: p.shape for p in graph.params}
     total = 0
     for name in matrices(graph) - set(assigned):
@@ -248,7 +233,7 @@ def weights_of(graph: Graph) -> int:
 
 def matrices(graph: Graph) -> frozenset[str]:
     """Names of the tensors that are stored as matrices."""
-    formats = assign_uniform(graph, _OTHERS)
+    formats = assign_uniform(graph, OTHERS)
     return frozenset(name for name, fmt in formats.items() if fmt is not Format.F32)
 
 

@@ -57,21 +57,36 @@ def formats(package: Path) -> dict[str, str]:
     return {t["name"]: t["format"] for t in describe(read_package(package))["tensors"]}
 
 
-def test_bits_a_weight_are_kept_and_used(models: Models, profile: tuple[Path, Path], tmp_path: Path) -> None:
-    file, package = profile
+def test_bits_a_weight_are_kept_and_used(profile: tuple[Path, Path]) -> None:
+    package = profile[1]
     bits = describe(read_package(package))["bits_per_weight"]
     assert 3.1 < bits <= 3.2
     assert len(set(formats(package).values())) > 2  # F32 vectors, and at least two formats of matrices
-    other = tmp_path / "more.n730"
-    build(models, other, "--bpw", "6", "--profile", file)
-    assert 5.7 < describe(read_package(other))["bits_per_weight"] <= 6
+
+
+def test_the_memory_is_filled_and_nothing_streamed(models: Models, profile: tuple[Path, Path], tmp_path: Path) -> None:
+    output = tmp_path / "more.n730"
+    ram = describe(read_package(profile[1]))["plans"][0]["ram_bytes"] + 300_000
+    build(models, output, "--ram", str(ram), "--profile", profile[0])
+    facts = describe(read_package(output))
+    assert facts["plans"][0]["disk_bytes_per_token"] == 0 and facts["plans"][0]["ram_bytes"] <= ram
+    assert facts["bits_per_weight"] > 3.3
 
 
 def test_the_size_of_the_file_is_kept(models: Models, profile: tuple[Path, Path], tmp_path: Path) -> None:
     output = tmp_path / "sized.n730"
     size = profile[1].stat().st_size + 30_000
     build(models, output, "--max-size", str(size), "--profile", profile[0])
-    assert size - 60_000 < output.stat().st_size <= size
+    assert size - 20_000 < output.stat().st_size <= size
+
+
+def test_the_speed_asked_for_is_kept(models: Models, profile: tuple[Path, Path], tmp_path: Path) -> None:
+    output, known = tmp_path / "fast.n730", ("--profile", profile[0])
+    at_3_bits = describe(read_package(profile[1]))["plans"][0]["decode_tokens_per_s"]
+    build(models, output, "--tokens-per-s", str(0.98 * at_3_bits), *known)
+    facts = describe(read_package(output))
+    assert facts["plans"][0]["decode_tokens_per_s"] >= 0.98 * at_3_bits
+    assert facts["bits_per_weight"] > 3.3
 
 
 def test_same_input_same_bytes_whether_measured_or_read(
@@ -137,6 +152,8 @@ def test_budgets_that_cannot_be(models: Models, profile: tuple[Path, Path], tmp_
     assert "expected more than" in refusal(models, output, "--max-size", "9K", *known)
     assert "above the size of the original" in refusal(models, output, "--max-size", "1G", *known)
     assert "expected one" in refusal(models, output, "--max-size", "1M", "--bpw", "3", *known)
+    assert "expected one" in refusal(models, output, "--tokens-per-s", "1", "--bpw", "3", *known)
+    assert "too slow for --tokens-per-s" in refusal(models, output, "--tokens-per-s", "1e6", *known)
     assert "--precision mixed" in refusal(models, output, "--precision", "int4", "--bpw", "3")
 
 

@@ -1,0 +1,161 @@
+"""How much the matrices may take: bytes, or seconds a token, from what was asked for and what the target has.
+
+Kernels, tables and plans take bytes too, and which of them there are depends on the formats chosen. So `fit` tries a
+budget, measures the whole, and gives the difference back to the budget; where that overshoots, halves are tried.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import TypeVar
+
+from n730c.artifacts import OVERHEAD, PAGE
+from n730c.dtypes import Format, matrix_bytes
+from n730c.errors import BudgetExceeded
+from n730c.ir.core import Graph, Op
+from n730c.mixed import ORIGINAL_BITS, OTHERS, Prices, above_original, assignable, least_price, matrices, weights_of
+from n730c.passes.cost import READING_SHARE
+from n730c.passes.plan import Planner
+from n730c.passes.precision import assign_uniform
+from n730c.profile import SensitivityProfile
+from n730c.target import Target
+
+__all__ = ["Prices", "first_budget", "fit", "least_budget", "nominal_formats", "room_for_weights", "seconds"]
+
+MOST_BPW = 5.0  # bits a weight that are taken by default even if the memory would hold more: speed is worth more then
+Draft = TypeVar("Draft")
+
+TRIES = 7
+ENOUGH = 1 / 1024  # of the limit: what may stay unused
+
+
+def fit(
+    draft: Callable[[float], Draft],
+    excess: Callable[[Draft], float],
+    budget: float,
+    least: float,
+    limit: float,
+    enough: float = 0.0,
+) -> Draft:
+    """The draft of about the largest budget that is within ``limit``, from ``budget`` on; of ``least`` if none is.
+
+    ``excess(draft)``: by how much it is above the limit, in the budget's own unit (negative: room that is left).
+    Room of ``enough``, or of ENOUGH of the limit, may stay unused. The caller checks what comes back where even
+    ``least`` may be too much.
+    """
+    enough = max(enough, limit * ENOUGH)
+    low, high = least, math.inf
+    best: Draft | None = None
+    for _ in range(TRIES):
+        budget = max(budget, least)
+        made = draft(budget)
+        room = -excess(made)
+        if room < 0:
+            high = min(high, budget)
+        else:
+            best, low = made, max(low, budget)
+        if 0 <= room <= enough or (budget == least and room < 0) or high - low < enough / 4:
+            break
+        budget += room
+        if budget >= high:  # what the next formats bring along is too much: nearer to where they come in
+            budget = (low + 3 * high) / 4
+        elif budget <= low:
+            budget = (low + high) / 2
+    if best is not None:
+        return best
+    return made if budget == least else draft(least)
+
+
+def room_for_weights(planner: Planner, ram_bytes: int) -> int:
+    """Bytes of RAM that are left for matrices, all of them in RAM, beside what else the planner's program wants.
+
+    Every segment may end anywhere in a page: a page each is set aside.
+    """
+    program = planner.program
+    own = sum(t.size for t in program.tensors if not t.is_vector)
+    others = planner.arena_bytes(planner.resident) - own + PAGE * len(program.segments)
+    return ram_bytes - OVERHEAD - others
+
+
+def least_budget(graph: Graph, profile: SensitivityProfile, prices: Prices | None = None) -> float:
+    """What all matrices take with the fewest bits that the profile knows of: bytes, or in the unit of ``prices``."""
+    return least_price(graph, profile, prices)
+
+
+def first_budget(
+    graph: Graph, profile: SensitivityProfile, bits_per_weight: float | None, max_bytes: int | None, room: int
+) -> float:
+    """Bytes for all matrices together: what was asked for, else the least of ``room`` and MOST_BPW.
+
+    Raises BudgetExceeded when the smallest formats take more than was asked for, or the original itself less.
+    """
+    weights = weights_of(graph)
+    least = least_budget(graph, profile)
+    if bits_per_weight is not None:
+        budget = bits_per_weight * weights / 8
+        if budget < least:
+            raise _below("--bpw", f"at least {math.ceil(800 * least / weights) / 100:.2f}", f"{bits_per_weight:g}")
+        return budget
+    if max_bytes is not None:
+        if max_bytes > weights * ORIGINAL_BITS // 8:
+            raise above_original("--max-size", f"at most {weights * ORIGINAL_BITS // 8} bytes", f"{max_bytes} bytes")
+        if max_bytes < least:
+            raise _below("--max-size", f"more than {int(least)} bytes", f"{max_bytes} bytes")
+        return float(max_bytes)
+    return default_budget(weights, least, room)
+
+
+def _below(option: str, expected: str, found: str) -> BudgetExceeded:
+    return BudgetExceeded(
+        f"{option} is below what the smallest formats take", expected=expected, found=found, hint=f"Raise {option}."
+    )
+
+
+def default_budget(weights: int, least: float, room: int) -> float:
+    """Bytes for ``weights`` elements: the least of ``room`` and MOST_BPW, but what the fewest bits take."""
+    return max(least, min(float(room), MOST_BPW * weights / 8))
+
+
+def seconds(graph: Graph, target: Target, streamed: bool) -> Prices:
+    """What a matrix costs a token on the target: reading or computing, whichever is slower; from the disk if streamed.
+
+    An embedding that is nothing else costs only its room: a row of it is read a token.
+    """
+    shapes = {p.name: p.shape for p in graph.params}
+    multiplied = {node.param("weight") for node in graph.nodes if node.op is Op.LINEAR}
+    ram = READING_SHARE * target.ram_bytes_per_s
+
+    def price(name: str, fmt: Format) -> float:
+        rows, cols = shapes[name]
+        size = matrix_bytes(fmt, rows, cols)
+        found = size / target.disk_bytes_per_s if streamed else 0.0
+        if name in multiplied:
+            rate: float = getattr(target.kernel_rates, fmt.name.lower())
+            found = max(found, size / ram, rows * cols / (rate * target.cores))
+        return found
+
+    return price
+
+
+def nominal_formats(graph: Graph, room: int) -> dict[str, Format]:
+    """About what mixed precision takes where nothing was measured: the same bits, spread as evenly as formats allow."""
+    formats = dict(assign_uniform(graph, OTHERS))
+    shapes = {p.name: p.shape for p in graph.params}
+    names = sorted(assignable(graph), key=lambda name: (formats[name] is not Format.INT8, name))  # the ends first
+    ladder = sorted((fmt for fmt in Format if fmt.is_integer), key=lambda fmt: (matrix_bytes(fmt, 16, 256), fmt))
+    formats |= dict.fromkeys(names, ladder[0])
+
+    def size(name: str, fmt: Format) -> int:
+        *stack, rows, cols = shapes[name]
+        return math.prod(stack) * matrix_bytes(fmt, rows, cols)
+
+    least = sum(size(name, formats[name]) for name in matrices(graph))
+    left = default_budget(weights_of(graph), least, room) - least
+    for fmt in ladder[1:]:
+        for name in names:
+            more = size(name, fmt) - size(name, formats[name])
+            if more <= left:
+                formats[name] = fmt
+                left -= more
+    return formats
