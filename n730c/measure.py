@@ -1,10 +1,13 @@
-"""Measure what every tensor costs at every format: the KL divergence of the model's output, one tensor at a time.
+"""Measure what every tensor costs at every format: the KL divergence of the model's output.
 
-During the calibration pass each matrix is rounded to each candidate format, and the layer's output with that matrix in
-place is carried on through all later layers, beside the unchanged one, up to the logits (`_Trial`). Windows that the
-rounder never saw are used, so that what it learned by heart does not count. In large models only one format is carried;
-the others follow from the rounder's own error, which the divergence was found to be proportional to within a tensor
-(benchmarks/quality shows both against the truth).
+During the calibration pass, with a layer's weights at hand, its matrices are rounded, and the layer's output with one
+of them in place is carried on through all later layers, beside the unchanged one, up to the logits (`_Trials`). Windows
+that the rounder never saw are used, so that what it learned by heart does not count.
+
+In large models that is done once a layer instead of once a matrix and format: all matrices of the layer get noise like
+that of rounding, and the sum of what it changes at the layer's end is carried on. The divergence that comes of it is
+divided among the matrices by what each alone changed there, relative to the token's own length, and among the formats
+by the rounder's error under the inputs' second moments (benchmarks/quality shows both ways against the truth).
 """
 
 from __future__ import annotations
@@ -29,9 +32,9 @@ from n730c.quant.calibrated import Rounder
 
 PROBES = 4  # windows that the rounder does not see
 PROBE_TOKENS = 256  # of each, at most
-DIRECT = 40e9  # weights × tokens of trials above which only one format a tensor is carried
-ANCHOR = Format.INT3  # that one
-SAMPLED_ROWS = 256  # of a matrix, on which the other formats' errors are found then
+LARGE_PROBES = (2, 128)  # the same of large models
+DIRECT = 1e12  # multiplications of trials above which a model is large
+ANCHOR = Format.INT3  # on which the rounder's error is compared with its estimate then
 ACTIVATIONS = "(activations)"  # the trial that rounds no tensor, only what integer matrices read
 
 
@@ -82,23 +85,36 @@ class _Trials:
         for k, outputs in enumerate(in_order(carried, carry)):
             self._keep(stage, k, outputs, last, trials[k], settle)
         rounder = Rounder(moments)
-        for name in _matrices(stage):
-            if name not in self.names:
-                continue
-            behind = stage.behind(name)
-            errors = state.setdefault("error", {}).setdefault(name, {})
-            made = rounder.trials(
-                weights[name], self.known.get(name), self.formats, None if self.direct else ANCHOR, SAMPLED_ROWS
-            )
-            for fmt, rounded, error in made:
-                errors[fmt.name] = errors.get(fmt.name, 0.0) + error
-                if rounded is None:
-                    continue
-                changed = {**weights, name: rounded}
-                rerun = partial(_rerun, stage, bases, changed, behind)
-                outputs = list(in_order(len(bases), rerun))
-                trials.append([name, fmt.name])
-                self._keep(stage, len(trials) - 1, outputs, last, trials[-1], settle)
+        names = [name for name in _matrices(stage) if name in self.names]
+
+        def rerun(name: str, rounded: Array) -> list[Values]:
+            again = partial(_rerun, stage, bases, {**weights, name: rounded}, stage.behind(name))
+            return list(in_order(len(bases), again))
+
+        def begin(trial: list[str], outputs: Sequence[Values]) -> None:
+            trials.append(trial)
+            self._keep(stage, len(trials) - 1, outputs, last, trial, settle)
+
+        if self.direct:
+            for name in names:
+                for fmt, rounded, _ in rounder.trials(weights[name], self.known.get(name), self.formats):
+                    begin([name, fmt.name], rerun(name, rounded))
+        else:
+            parts: list[list[Any]] = state.setdefault("parts", [])
+            together = _Together(stage, bases)
+            for name in names:
+                noisy, noise, errors = rounder.estimate(weights[name], self.known.get(name), self.formats, ANCHOR)
+                outputs = rerun(name, noisy)
+                trial = [name if last else f"(stage {stage.index})", ANCHOR.name]
+                share = 1.0 if last else together.add(outputs)
+                parts.append([name, trial, share, noise, {fmt.name: error for fmt, error in errors.items()}])
+                if last:
+                    begin(trial, outputs)
+            if names and not last:
+                begin(trial, together.outputs)
+                total = together.change(together.outputs)
+                for part in parts[-len(names) :]:
+                    part[2] /= max(total, 1e-30)
         self.store.drop(stage.index - 1)
 
     def _keep(
@@ -134,6 +150,33 @@ class _Trials:
         if stage.index + 1 < len(self.calibration.stages):
             self.store.put(stage.index, self._slot(-1, j), values, stage.writes)
         return values
+
+
+class _Together:
+    """What several matrices change at a stage's end, added up."""
+
+    def __init__(self, stage: Stage, bases: Sequence[Values]) -> None:
+        self.writes = stage.writes
+        self.bases = bases
+        self.outputs: list[Values] = [{name: base[name].copy() for name in stage.writes} for base in bases]
+
+    def add(self, outputs: Sequence[Values]) -> float:
+        """Add what these differ by from the unchanged; how much that is."""
+        for total, base, own in zip(self.outputs, self.bases, outputs, strict=True):
+            for name in self.writes:
+                total[name] += own[name] - base[name]
+        return self.change(outputs)
+
+    def change(self, outputs: Sequence[Values]) -> float:
+        """The squared change of a token, relative to the token's own squared length, summed."""
+        found = 0.0
+        for base, own in zip(self.bases, outputs, strict=True):
+            for name in self.writes:
+                length = np.square(base[name], dtype=np.float64).sum(axis=1)
+                found += float(
+                    (np.square(own[name] - base[name], dtype=np.float64).sum(axis=1) / (length + 1e-30)).sum()
+                )
+        return found
 
 
 def _rerun(stage: Stage, bases: Sequence[Values], weights: Values, changed: Collection[str], j: int) -> Values:
@@ -183,7 +226,7 @@ def measure(
 
     ``names``: matrices that are measured. ``windows``: token ids i64[windows, tokens]; ``folder`` keeps what a
     run that was ended left. ``direct``: carry a
-    trial of every format of every tensor; by default where that is affordable. Raises N730Error.
+    trial of every format of every tensor; by default where the model is not large. Raises N730Error.
     """
     learned, probes = split_windows(windows)
     shapes = {p.name: p.shape for p in graph.params}
@@ -191,19 +234,30 @@ def measure(
     size = sum(int(np.prod(shapes[name])) for name in known)
     work = size / 2 * len(known) * len(formats) * probes.size
     if direct is None:
-        direct = work <= DIRECT * 100
+        direct = work <= DIRECT
     if not direct:
-        probes = probes[:1, :128]
+        probes = probes[: LARGE_PROBES[0], : LARGE_PROBES[1]]
     calibration = Calibration(graph, weights, learned, folder)
     visitor = _Trials(calibration, probes, tuple(formats), direct, names, known)
     state = calibration.run(visitor, progress)
     found: dict[str, dict[str, float]] = state["divergence"]
     activations = found.pop(ACTIVATIONS)[""]
-    divergence = {}
-    for name, by in found.items():
-        error = state["error"][name]
-        ratio = 0.0 if direct else by[ANCHOR.name] / max(error[ANCHOR.name], 1e-30)
-        divergence[name] = {fmt: by[fmt.name] if direct else ratio * error[fmt.name] for fmt in formats}
+    if direct:
+        divergence = {name: {fmt: by[fmt.name] for fmt in formats} for name, by in found.items()}
+    else:
+        divergence = _divided(found, state["parts"], formats)
     digest = hashlib.sha256(np.ascontiguousarray(windows).tobytes()).hexdigest()
-    method = "every format carried" if direct else f"{ANCHOR.name} carried, others by error"
+    method = "every format carried" if direct else "noise carried from each layer, divided by change and error"
     return SensitivityProfile(dict(sources), digest, int(windows.size), method, activations, divergence), calibration
+
+
+def _divided(
+    found: Mapping[str, Mapping[str, float]], parts: Sequence[Sequence[Any]], formats: Sequence[Format]
+) -> dict[str, dict[Format, float]]:
+    """The divergence of each tensor and format, from that of trials that several tensors share."""
+    divergence: dict[str, dict[Format, float]] = {}
+    for name, trial, share, noise, errors in parts:
+        by = divergence.setdefault(name, dict.fromkeys(formats, 0.0))  # a tied matrix is in two stages
+        for fmt in formats:
+            by[fmt] += found[trial[0]][trial[1]] * share * errors[fmt.name] / max(noise, 1e-30)
+    return divergence

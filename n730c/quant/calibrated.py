@@ -8,13 +8,16 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from n730c.dtypes import Format
-from n730c.quant.gptq import Rounded, damage, factor, round_factored
+from n730c.dtypes import GROUP, Format
+from n730c.quant.gptq import SWEEPS, Factored, Rounded, damage, expected_damage, factor, round_factored, single_threads
 from n730c.quant.grids import encode_rounded, grid
 
 Array = npt.NDArray[np.float32]
 
 SPREAD = 0.25  # of the mean of H's diagonal: the weight of a tied embedding's own error beside the head's
+NOISE_LEVELS = 8  # of the even grid whose rounding stands for a format's where only a layer's answer to it is wanted
+SAMPLED_ROWS = 128  # of a matrix, spread evenly: on these errors are estimated
+ROUNDED_ROWS = 32  # of these, on which an estimate is compared with what the rounder really does
 
 
 class Rounder:
@@ -22,53 +25,85 @@ class Rounder:
 
     def __init__(self, moments: Mapping[str, Array]) -> None:
         self._moments = moments
-        self._factored: dict[tuple[str | None, int, int], tuple[torch.Tensor, torch.Tensor, torch.Tensor]] = {}
+        self._factored: dict[tuple[str | None, int, bool], Factored] = {}
 
-    def _hessian(self, value: str | None, cols: int, tied: bool) -> torch.Tensor:
+    def _hessian(self, value: str | None, cols: int, tied: bool = False) -> torch.Tensor:
         if value is None or value not in self._moments:
             return torch.eye(cols)
-        hessian = torch.from_numpy(np.array(self._moments[value]))
+        hessian = torch.from_numpy(self._moments[value])
         if tied:
+            hessian = hessian.clone()
             hessian.diagonal().add_(SPREAD * float(hessian.diagonal().mean()))
         return hessian
 
-    def _factor(
-        self, value: str | None, cols: int, group: int, tied: bool
-    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        key = (value, cols, group)
+    def _factor(self, value: str | None, cols: int, tied: bool = False) -> Factored:
+        key = (value, cols, tied)
         if key not in self._factored:
-            self._factored.clear()  # one at a time: a factorization is as large as the moments
-            self._factored[key] = factor(self._hessian(value, cols, tied), group)
+            self._factored.clear()  # one at a time: a factorization is twice as large as the moments
+            self._factored[key] = factor(self._hessian(value, cols, tied), GROUP)
         return self._factored[key]
 
     def round(self, weight: Array, value: str | None, fmt: Format, tied: bool = False) -> Rounded:
         """``weight`` f32[rows, cols] rounded to an integer format for the inputs ``value``; None: any inputs."""
-        aim = grid(fmt)
-        matrix = torch.from_numpy(np.ascontiguousarray(weight))
-        return round_factored(matrix, aim, *self._factor(value, weight.shape[1], aim.group, tied))
+        factored = self._factor(value, weight.shape[1], tied)
+        sweeps = SWEEPS if value in self._moments else 0  # under the identity there is nothing to compensate
+        return round_factored(_tensor(weight), grid(fmt), factored, sweeps)
 
     def encode(self, weight: Array, value: str | None, fmt: Format, tied: bool = False) -> bytes:
         """The same as the bytes of the file."""
         return encode_rounded(fmt, self.round(weight, value, fmt, tied))
 
     def trials(
-        self, weight: Array, value: str | None, formats: Sequence[Format], whole: Format | None, rows: int
-    ) -> Iterator[tuple[Format, Array | None, float]]:
-        """Of each format: the rounded matrix and the mean squared error of its output, summed over the rows.
+        self, weight: Array, value: str | None, formats: Sequence[Format]
+    ) -> Iterator[tuple[Format, Array, float]]:
+        """Of each format: the rounded matrix and the mean squared error of its output, summed over the rows."""
+        hessian = self._hessian(value, weight.shape[1])
+        factored = self._factor(value, weight.shape[1])
 
-        With ``whole`` only that format is rounded as a whole; of the others ``rows`` rows, spread evenly, stand for all
-        (and there is no matrix).
+        def trial(fmt: Format) -> tuple[Format, Array, float]:
+            rounded = round_factored(_tensor(weight), grid(fmt), factored, sweeps=1).weight
+            return fmt, rounded.numpy(), damage(_tensor(weight), rounded, hessian)
+
+        with single_threads() as pool:
+            yield from pool.map(trial, sorted(formats))
+
+    def estimate(
+        self, weight: Array, value: str | None, formats: Sequence[Format], anchor: Format
+    ) -> tuple[Array, float, dict[Format, float]]:
+        """(the matrix with noise like that of rounding, the noise's error, each format's error), from a few rows.
+
+        Errors as of ``trials``. Each format's is estimated group by group without compensation, and scaled by what
+        the rounder makes of the ``anchor``.
         """
-        hessian = self._hessian(value, weight.shape[1], False)
-        matrix = torch.from_numpy(np.ascontiguousarray(weight))
-        some = np.arange(rows) * len(weight) // rows if len(weight) > rows else np.arange(len(weight))
-        sample = matrix[torch.from_numpy(some)]
-        for fmt in sorted(formats):
-            aim = grid(fmt)
-            factored = self._factor(value, weight.shape[1], aim.group, False)
-            if whole in (None, fmt):
-                rounded = round_factored(matrix, aim, *factored, sweeps=1).weight
-                yield fmt, rounded.numpy(), damage(matrix, rounded, hessian)
-            else:
-                rounded = round_factored(sample, aim, *factored, sweeps=1).weight
-                yield fmt, None, damage(sample, rounded, hessian) * len(weight) / len(some)
+        noisy = _coarse(weight)
+        hessian = self._hessian(value, weight.shape[1])
+        factored = self._factor(value, weight.shape[1])
+        rows = np.arange(min(SAMPLED_ROWS, len(weight))) * len(weight) // min(SAMPLED_ROWS, len(weight))
+        some = _tensor(weight[rows])
+        scale = len(weight) / len(rows)
+        noise = damage(some, _tensor(noisy[rows]), hessian) * scale
+        few = some[:: max(1, len(some) // ROUNDED_ROWS)]
+        rounded = round_factored(few, grid(anchor), factored, sweeps=1).weight
+        real = damage(few, rounded, hessian) / max(expected_damage(few, grid(anchor), factored), 1e-30)
+        with single_threads() as pool:
+            expected = pool.map(lambda fmt: expected_damage(some, grid(fmt), factored), sorted(formats))
+            return noisy, noise, {fmt: e * real * scale for fmt, e in zip(sorted(formats), expected, strict=True)}
+
+
+def _tensor(weight: Array) -> torch.Tensor:
+    return torch.from_numpy(np.ascontiguousarray(weight))
+
+
+def _coarse(weight: Array) -> Array:
+    """Rounded to the nearest of a few even levels between the ends of each group."""
+    rows, cols = weight.shape
+    made = np.empty_like(weight)
+    step = max(1, (1 << 20) // cols)
+    for at in range(0, rows, step):
+        part = np.pad(weight[at : at + step], ((0, 0), (0, -cols % GROUP)))
+        groups = part.reshape(len(part), -1, GROUP)
+        unit = np.maximum(groups.max(2, keepdims=True), -groups.min(2, keepdims=True)) * np.float32(2 / NOISE_LEVELS)
+        unit = np.maximum(unit, np.float32(1e-30))
+        level = np.clip(np.floor(groups / unit), -NOISE_LEVELS // 2, NOISE_LEVELS // 2 - 1) + np.float32(0.5)
+        made[at : at + step] = (level * unit).reshape(len(part), -1)[:, :cols]
+    return made

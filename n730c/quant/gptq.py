@@ -5,16 +5,19 @@ GPTQ (Frantar et al. 2022) on the Hessian H = Σ x xᵀ of a linear layer's inpu
 - groups are taken in order of their weight in H, most important first, and columns likewise within a group;
 - the scale of a group is searched when its turn comes, on the weights as they then are, with the error that GPTQ itself
   minimizes (1 / U² of each column) as the measure;
-- afterwards, in turn: all scales of a row at once by least squares under the full H, then every field again, one column
-  after the other, at the best level given all others (coordinate descent). Neither step ever raises the error.
+- afterwards sweeps of coordinate descent under the full H: of each group first the scale, then every field at the best
+  level given all others. No step ever raises the error.
 
-Everything is vectorized over the rows; the loop is over columns, whose trailing updates are one matrix product a group.
+Matrices are held transposed, [cols, rows]: all rows are worked on at once, and what is done for one column is done on
+neighbouring floats. What a group changes in the later ones is one matrix product.
 """
 
 from __future__ import annotations
 
+import os
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Protocol
 
 import torch
@@ -22,11 +25,12 @@ from torch import Tensor
 
 DAMPING = 0.01  # of the mean of H's diagonal, added to it
 SWEEPS = 2  # of coordinate descent
-_FACTORS = tuple(1.14 - 0.045 * i for i in range(13))  # of largest magnitude / largest level
-_FINE = 64  # levels from which on the scale hardly matters: few factors are tried
+# Of largest magnitude / largest level: what is tried. The more levels, the less is won by cutting the largest weight.
+_FACTORS = tuple(1.14 - 0.045 * i for i in range(13))
+_FEWER = {8: slice(1, 11, 2), 16: slice(1, 9), 32: slice(1, 7), 64: slice(1, 6), 255: slice(2, 5)}  # by levels
 _TINY = 1e-10
-_NORMAL = 1 << 23  # elements of the normal equations that are held at a time
-
+_SMALL = 256  # columns of a triangular matrix that is inverted at once
+_ROWS = 1024  # of a matrix that one thread works on at a time: a group of them stays in its cache
 
 Parts = tuple[Tensor, ...]  # scales as the file holds them, each tensor with a row per row of the matrix
 
@@ -52,6 +56,14 @@ class ScaleCoding(Protocol):
         """The same with one group's scales, f32[rows], rounded anew; what groups share stays."""
         ...
 
+    def select(self, keep: Tensor, old: Parts, new: Parts, group: int) -> Parts:
+        """``new`` with one group's scales as in ``old`` in the rows ``keep`` bool[rows]; the rest of both is equal."""
+        ...
+
+    def column(self, parts: Parts, group: int) -> Tensor:
+        """The scales f32[rows] of one group."""
+        ...
+
     def values(self, parts: Parts) -> Tensor:
         """The scales f32[rows, groups] that the parts stand for."""
         ...
@@ -73,26 +85,33 @@ class Grid:
 
     @cached_property
     def _halves(self) -> Tensor:
-        """Of every half unit between the ends of uneven levels (which are integers): the index of the nearest level."""
+        """Of every half unit between the ends of uneven levels (which are integers): the nearest level."""
         middles = (self.levels[1:] + self.levels[:-1]) / 2
         first, last = float(self.levels[0]), float(self.levels[-1])
-        return torch.bucketize(torch.arange(first + 0.25, last, 0.5), middles)
+        return self.levels[torch.bucketize(torch.arange(first + 0.25, last, 0.5), middles)]
 
-    def nearest(self, x: Tensor) -> Tensor:
-        """Indices of the levels nearest to x."""
+    def round_(self, x: Tensor) -> Tensor:
+        """The levels nearest to x, which is overwritten."""
         first = float(self.levels[0])
+        if self.step == 1 and first.is_integer():
+            return x.round_().clamp_(first, float(self.levels[-1]))
         if self.step:
-            return ((x - first) * (1 / self.step)).round_().clamp_(0, len(self.levels) - 1).long()
-        halves = self._halves
-        return halves[((x - first) * 2).clamp_(0, len(halves) - 1).long()]
-
-    def round(self, x: Tensor) -> Tensor:
-        """The levels nearest to x."""
-        if self.step:
-            first = float(self.levels[0])
-            index = ((x - first) * (1 / self.step)).round_().clamp_(0, len(self.levels) - 1)
+            index = x.sub_(first).mul_(1 / self.step).round_().clamp_(0, len(self.levels) - 1)
             return index.mul_(self.step).add_(first)
-        return self.levels[self.nearest(x)]
+        index = x.sub_(first).mul_(2).clamp_(0, len(self._halves) - 1)
+        return torch.take(self._halves, index.long())
+
+    def fields(self, levels: Tensor) -> Tensor:
+        """u8: the indices of levels."""
+        first, last = int(self.levels[0]), int(self.levels[-1])
+        index = torch.zeros(last - first + 1, dtype=torch.uint8)
+        index[self.levels.long() - first] = torch.arange(len(self.levels), dtype=torch.uint8)
+        return torch.take(index, (levels - first).long())
+
+    @property
+    def factors(self) -> tuple[float, ...]:
+        """Of the plain scale: those that are tried."""
+        return _FACTORS[_FEWER.get(len(self.levels), slice(None))]
 
     @property
     def signs(self) -> tuple[float, ...]:
@@ -115,30 +134,51 @@ def _safe(scale: Tensor) -> Tensor:
 
 
 def search_scales(grid: Grid, w: Tensor, importance: Tensor, every: int = 1) -> Tensor:
-    """The scale of each row's group: least Σ importance · (w - scale · level)². ``w``: [rows, n], importance [n].
+    """The scales f32[rows] of a group ``w`` [n, rows]: least Σ importance · (w - scale · level)². ``importance``: [n].
 
     From the largest magnitude over the range's end on downwards, each followed by the least-squares scale of the
     levels it chose; for lopsided levels with both signs. ``every``: only each such factor is tried.
     """
-    extreme = w.gather(1, w.abs().argmax(1, keepdim=True))[:, 0]
-    if len(grid.signs) == 1:
-        extreme = extreme.abs()
+    return _search(grid, w, importance, every)[0]
+
+
+def expected_error(grid: Grid, w: Tensor, importance: Tensor) -> Tensor:
+    """The error f32[rows] of a group with the best scales: what ``search_scales`` minimizes."""
+    total = torch.mv((w * w).T, importance)
+    return (total + _search(grid, w, importance, 1)[1]).clamp_min_(0)
+
+
+def _search(grid: Grid, w: Tensor, importance: Tensor, every: int) -> tuple[Tensor, Tensor]:
+    """(scales, their errors without Σ importance · w²), each f32[rows]."""
+    magnitude = w.abs()
+    extreme = magnitude.amax(0) if len(grid.signs) == 1 else w.gather(0, magnitude.argmax(0, keepdim=True))[0]
     top = float(grid.levels.abs().max())
     best = torch.full_like(extreme, torch.inf)
     chosen = torch.zeros_like(extreme)
-    weighted = importance * w
+    weighted = importance[:, None] * w
+    inverse = top / _safe(extreme)
+    work = torch.empty_like(w)
     for sign in grid.signs:
-        for factor in _FACTORS[1::every] if len(grid.levels) < _FINE else _FACTORS[2:5]:
-            scale = _safe(extreme * (sign * factor / top))
-            level = grid.round(w / scale[:, None])
-            product = (weighted * level).sum(1)
-            square = (importance * level * level).sum(1)
+        for factor in grid.factors[every // 2 :: every]:
+            level = grid.round_(torch.mul(w, inverse * (sign / factor), out=work))
+            product = (weighted * level).sum(0)
+            square = torch.mv(level.mul_(level).T, importance).clamp_min_(1e-30)
             # Σ h (w - s l)² without Σ h w², at the best s: -(Σ h w l)² / Σ h l²
-            error = -product * product / square.clamp_min(1e-30)
+            scale = product / square
+            error = -product * scale
             better = error < best
             best = torch.where(better, error, best)
-            chosen = torch.where(better, product / square.clamp_min(1e-30), chosen)
-    return chosen
+            chosen = torch.where(better, scale, chosen)
+    return chosen, best
+
+
+@dataclass(frozen=True)
+class Factored:
+    """``order`` of the columns; the damped H [cols, cols] and the upper Cholesky factor of its inverse, both in it."""
+
+    order: Tensor
+    damped: Tensor
+    upper: Tensor
 
 
 def _order(diagonal: Tensor, group: int) -> Tensor:
@@ -149,133 +189,124 @@ def _order(diagonal: Tensor, group: int) -> Tensor:
     return torch.cat([spans[i][torch.argsort(diagonal[spans[i]], descending=True, stable=True)] for i in ranks])
 
 
-def factor(hessian: Tensor, group: int) -> tuple[Tensor, Tensor, Tensor]:
-    """(damped H, order of columns, upper Cholesky factor of H⁻¹ in that order), shared by all matrices that read x.
+def factor(hessian: Tensor, group: int) -> Factored:
+    """What all matrices that read x share. Columns that never saw an input count as the average one.
 
-    Columns that never saw an input count as the average one: another text may bring it.
+    (Another text may bring it.) In place as far as can be: of a wide matrix each copy counts.
     """
     damped = hessian.clone()
     diagonal = damped.diagonal()
     diagonal[diagonal <= 0] = float(diagonal.mean()) or 1.0
     diagonal += DAMPING * float(diagonal.mean())
     order = _order(diagonal, group)
-    permuted = damped[order][:, order]
-    lower = torch.linalg.cholesky(permuted.double())
-    upper = torch.linalg.cholesky(torch.cholesky_inverse(lower), upper=True).float()
-    return damped, order, upper
+    damped = damped[order][:, order]
+    # With J the reversal: J H J = L Lᵀ, so H⁻¹ = Uᵀ U with U = J L⁻¹ J, which is upper triangular
+    lower = torch.linalg.cholesky(damped.flip(0, 1).double()).float()
+    _invert(lower)
+    return Factored(order, damped, lower.flip(0, 1))
 
 
-def _compensated(weight: Tensor, grid: Grid, order: Tensor, upper: Tensor) -> tuple[Tensor, Parts]:
-    """GPTQ's own pass: (indices of levels [rows, cols], scales)."""
-    rows, cols = weight.shape
-    place = torch.empty_like(order)
-    place[order] = torch.arange(cols)
-    w = weight[:, order].contiguous()
-    importance = 1 / upper.diagonal() ** 2
-    first = torch.zeros(rows, -(-cols // grid.group))
-    if grid.coding.shared:
-        for i, at in enumerate(range(0, cols, grid.group)):
-            span = slice(at, at + grid.group)
-            first[:, i] = search_scales(grid, weight[:, span], importance[place[span]], every=3)
-    parts = grid.coding.round(first)
-    index = torch.zeros(rows, cols, dtype=torch.long)
-    at = 0
-    while at < cols:
-        which = int(order[at]) // grid.group
-        width = min(grid.group, cols - which * grid.group)
-        end = at + width
-        block = upper[at:end, at:end]
-        part = w[:, at:end]
-        parts = grid.coding.replace(parts, which, search_scales(grid, part, importance[at:end]))
-        scale = _safe(grid.coding.values(parts)[:, which])
-        errors = torch.empty_like(part)
-        for j in range(width):
-            level = grid.nearest(part[:, j] / scale)
-            index[:, at + j] = level
-            error = (part[:, j] - scale * grid.levels[level]) / block[j, j]
-            errors[:, j] = error
-            if j + 1 < width:
-                part[:, j + 1 :] -= error[:, None] * block[j, j + 1 :]
-        if end < cols:
-            w[:, end:] -= errors @ upper[at:end, end:]
+def _invert(lower: Tensor) -> None:
+    """Invert a lower triangular matrix in place, by halves: nearly all of it is matrix products."""
+    size = len(lower)
+    if size <= _SMALL:
+        lower.copy_(torch.linalg.solve_triangular(lower, torch.eye(size), upper=False))
+        return
+    half = size // 2
+    first, second, below = lower[:half, :half], lower[half:, half:], lower[half:, :half]
+    _invert(first)
+    _invert(second)
+    below.copy_((second @ below @ first).neg_())
+
+
+def _spans(order: Tensor, group: int) -> list[tuple[int, int, int]]:
+    """(group, first, end) of each group in the order."""
+    found, at = [], 0
+    while at < len(order):
+        which = int(order[at]) // group
+        end = at + min(group, len(order) - which * group)
+        found.append((which, at, end))
         at = end
-    back = torch.empty_like(index)
-    back[:, order] = index
-    return back, parts
-
-
-def _row_errors(difference: Tensor, hessian: Tensor) -> Tensor:
-    return ((difference @ hessian) * difference).sum(1)
-
-
-def _spread(scales: Tensor, grid: Grid, cols: int) -> Tensor:
-    return scales.repeat_interleave(grid.group, dim=1)[:, :cols]
-
-
-def _refit(weight: Tensor, index: Tensor, parts: Parts, grid: Grid, hessian: Tensor) -> Parts:
-    """All scales of each row by least squares under H, kept where they lower the error once rounded for the file."""
-    rows, cols = weight.shape
-    scales = grid.coding.values(parts)
-    step = max(1, _NORMAL // scales.shape[1] ** 2)
-    wanted = torch.cat(
-        [
-            _best_scales(weight[at : at + step], grid.levels[index[at : at + step]], grid.group, hessian)
-            for at in range(0, rows, step)
-        ]
-    )
-    found = grid.coding.round(wanted if grid.coding.signed else torch.where(wanted > 0, wanted, scales))
-    level = grid.levels[index]
-    before = _row_errors(weight - _spread(scales, grid, cols) * level, hessian)
-    after = _row_errors(weight - _spread(grid.coding.values(found), grid, cols) * level, hessian)
-    better = (after < before)[:, None]
-    return tuple(torch.where(better, new, old) for new, old in zip(found, parts, strict=True))
-
-
-def _best_scales(weight: Tensor, level: Tensor, group: int, hessian: Tensor) -> Tensor:
-    """The scales f32[rows, groups] with the least error under H, given the levels f32[rows, cols]."""
-    rows, cols = weight.shape
-    groups = -(-cols // group)
-    pad = groups * group - cols
-    padded = torch.nn.functional.pad(level, (0, pad))
-    target = torch.nn.functional.pad((weight @ hessian) * level, (0, pad)).view(rows, groups, -1).sum(2)
-    normal = torch.empty(rows, groups, groups)
-    wide = torch.nn.functional.pad(hessian, (0, pad))
-    for g in range(groups):  # one group's product with H at a time: rows × cols floats
-        span = slice(g * group, min((g + 1) * group, cols))
-        normal[:, g] = ((level[:, span] @ wide[span]) * padded).view(rows, groups, -1).sum(2)
-    diagonal = normal.diagonal(dim1=1, dim2=2)
-    diagonal += 1e-6 * diagonal.mean(1, keepdim=True) + 1e-20
-    found: Tensor = torch.linalg.solve(normal, target[..., None])[..., 0]
     return found
 
 
-def _descend(weight: Tensor, index: Tensor, scales: Tensor, grid: Grid, hessian: Tensor, order: Tensor) -> Tensor:
-    """One sweep of coordinate descent over the columns; new indices of levels."""
-    cols = weight.shape[1]
-    index = index.clone()
-    quantized = _spread(scales, grid, cols) * grid.levels[index]
-    pull = (weight - quantized) @ hessian
-    at = 0
-    while at < cols:
-        which = int(order[at]) // grid.group
-        end = at + min(grid.group, cols - which * grid.group)
-        columns = order[at:end]
-        scale = _safe(scales[:, which])
-        block = hessian[columns][:, columns]
-        local = pull[:, columns]
-        steps = torch.empty_like(local)
-        for j, column in enumerate(columns.tolist()):
-            wanted = quantized[:, column] + local[:, j] / block[j, j]
-            level = grid.nearest(wanted / scale)
-            new = scales[:, which] * grid.levels[level]
-            step = new - quantized[:, column]
-            steps[:, j] = step
-            quantized[:, column] = new
-            index[:, column] = level
-            local -= step[:, None] * block[j]
-        pull -= steps @ hessian[columns]
-        at = end
-    return index
+def _compensated(w: Tensor, grid: Grid, factored: Factored) -> tuple[Tensor, Parts]:
+    """GPTQ's own pass over ``w`` [cols in order, rows], which is used up: (levels like w, scales)."""
+    cols, rows = w.shape
+    upper = factored.upper
+    importance = 1 / upper.diagonal() ** 2
+    spans = _spans(factored.order, grid.group)
+    first = torch.zeros(rows, len(spans))
+    if grid.coding.shared:
+        for which, at, end in spans:
+            first[:, which] = search_scales(grid, w[at:end], importance[at:end], every=3)
+    parts = grid.coding.round(first)
+    levels = torch.empty_like(w)
+    for which, at, end in spans:
+        block, part = upper[at:end, at:end], w[at:end]
+        reciprocal = (1 / block.diagonal()).tolist()
+        parts = grid.coding.replace(parts, which, search_scales(grid, part, importance[at:end]))
+        scale = _safe(grid.coding.column(parts, which))
+        inverse = 1 / scale
+        for j in range(end - at):
+            level = grid.round_(part[j] * inverse)
+            levels[at + j] = level
+            error = part[j].sub_(level * scale).mul_(reciprocal[j])
+            if at + j + 1 < end:
+                part[j + 1 :].addr_(block[j, j + 1 :], error, alpha=-1)
+        if end < cols:
+            w[end:].addmm_(upper[at:end, end:].T, part, alpha=-1)
+    return levels, parts
+
+
+def _sweep(weight: Tensor, levels: Tensor, parts: Parts, grid: Grid, factored: Factored) -> Parts:
+    """Coordinate descent over all scales and levels (which are changed in place); the new scales.
+
+    ``weight``, ``levels``: [cols in order, rows].
+    """
+    hessian, cols = factored.damped, len(weight)
+    spans = _spans(factored.order, grid.group)
+    quantized = levels * _spread(parts, grid, spans)
+    pull = hessian @ (weight - quantized)  # minus half the error's gradient
+    for which, at, end in spans:
+        block, local, level = hessian[at:end, at:end], pull[at:end], levels[at:end]
+        old = quantized[at:end].clone()
+        parts = _better_scale(block, local, level, parts, grid, which)
+        scale = grid.coding.column(parts, which)
+        inverse = 1 / _safe(scale)
+        now = torch.mul(level, scale, out=quantized[at:end])
+        local -= block @ (now - old)
+        reciprocal = (1 / block.diagonal()).tolist()
+        for j in range(end - at):
+            found = grid.round_(torch.add(now[j], local[j], alpha=reciprocal[j]).mul_(inverse))
+            level[j] = found
+            step = (found * scale).sub_(now[j])
+            now[j] += step
+            if at + j + 1 < end:
+                local[j + 1 :].addr_(block[j, j + 1 :], step, alpha=-1)
+        if end < cols:
+            pull[end:].addmm_(hessian[end:, at:end], now - old, alpha=-1)
+    return parts
+
+
+def _better_scale(block: Tensor, local: Tensor, level: Tensor, parts: Parts, grid: Grid, which: int) -> Parts:
+    """One group's scales at the best that the file can hold, given all else. The error is a parabola of the scale."""
+    square = (level * (block @ level)).sum(0)
+    old = grid.coding.column(parts, which)
+    wanted = old + (level * local).sum(0) / square.clamp_min(1e-30)
+    if not grid.coding.signed:
+        wanted = wanted.clamp_min_(0)
+    found = grid.coding.replace(tuple(part.clone() for part in parts), which, torch.where(square > 0, wanted, old))
+    # rounded for the file it may be farther from the top than before
+    keep = (grid.coding.column(found, which) - wanted).abs() > (old - wanted).abs()
+    return grid.coding.select(keep, parts, found, which)
+
+
+def _spread(parts: Parts, grid: Grid, spans: list[tuple[int, int, int]]) -> Tensor:
+    """The scales f32[cols in order, rows]."""
+    scales = grid.coding.values(parts).T
+    which = torch.tensor([group for group, at, end in spans for _ in range(end - at)])
+    return scales[which]
 
 
 def round_matrix(weight: Tensor, hessian: Tensor, grid: Grid, sweeps: int = SWEEPS) -> Rounded:
@@ -283,23 +314,45 @@ def round_matrix(weight: Tensor, hessian: Tensor, grid: Grid, sweeps: int = SWEE
 
     ``hessian``: f32[cols, cols], Σ x xᵀ up to a factor. The same for any number of rows at once up to float rounding.
     """
-    damped, order, upper = factor(hessian, grid.group)
-    return round_factored(weight, grid, damped, order, upper, sweeps)
+    return round_factored(weight, grid, factor(hessian, grid.group), sweeps)
+
+
+def single_threads() -> ThreadPoolExecutor:
+    """A thread a core, in each of which torch takes one: work on columns is too small to be shared among threads."""
+    return ThreadPoolExecutor(os.cpu_count(), initializer=torch.set_num_threads, initargs=(1,))
+
+
+def round_factored(weight: Tensor, grid: Grid, factored: Factored, sweeps: int = SWEEPS) -> Rounded:
+    """``round_matrix`` with what ``factor`` gave."""
+    blocks = [weight[at : at + _ROWS] for at in range(0, len(weight), _ROWS)]  # the same on any number of cores
+    with single_threads() as pool:
+        parts = list(pool.map(partial(_round_rows, grid=grid, factored=factored, sweeps=sweeps), blocks))
+    fields, scales, rounded = zip(*parts, strict=True)
+    return Rounded(torch.cat(fields), tuple(map(torch.cat, zip(*scales, strict=True))), torch.cat(rounded))
 
 
 @torch.no_grad()
-def round_factored(
-    weight: Tensor, grid: Grid, damped: Tensor, order: Tensor, upper: Tensor, sweeps: int = SWEEPS
-) -> Rounded:
-    """``round_matrix`` with what ``factor`` gave."""
-    index, parts = _compensated(weight, grid, order, upper)
+def _round_rows(weight: Tensor, grid: Grid, factored: Factored, sweeps: int) -> tuple[Tensor, Parts, Tensor]:
+    ordered = weight.T[factored.order].contiguous()
+    levels, parts = _compensated(ordered.clone(), grid, factored)
     for _ in range(sweeps):
-        parts = _refit(weight, index, parts, grid, damped)
-        index = _descend(weight, index, grid.coding.values(parts), grid, damped, order)
-    rounded = _spread(grid.coding.values(parts), grid, weight.shape[1]) * grid.levels[index]
-    return Rounded(index.to(torch.uint8), parts, rounded)
+        parts = _sweep(ordered, levels, parts, grid, factored)
+    values = levels * _spread(parts, grid, _spans(factored.order, grid.group))
+    back = torch.empty_like(factored.order)
+    back[factored.order] = torch.arange(len(back))
+    return grid.fields(levels)[back].T.contiguous(), parts, values[back].T.contiguous()
+
+
+@torch.no_grad()
+def expected_damage(weight: Tensor, grid: Grid, factored: Factored) -> float:
+    """About what ``damage`` will be, up to a factor that formats share: each group with its best scales, alone."""
+    ordered = weight.T[factored.order].contiguous()
+    importance = 1 / factored.upper.diagonal() ** 2
+    spans = _spans(factored.order, grid.group)
+    return sum(float(expected_error(grid, ordered[at:end], importance[at:end]).sum()) for _, at, end in spans)
 
 
 def damage(weight: Tensor, rounded: Tensor, hessian: Tensor) -> float:
     """Σ over rows of (w - q) H (w - q)ᵀ: the squared error of the layer's output, summed over the inputs behind H."""
-    return float(_row_errors(weight - rounded, hessian).sum())
+    difference = weight - rounded
+    return float(((difference @ hessian) * difference).sum())

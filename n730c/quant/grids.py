@@ -29,6 +29,13 @@ class HalfScales:
         parts[0][:, group] = self.round(wanted)[0]
         return parts
 
+    def select(self, keep: Tensor, old: Parts, new: Parts, group: int) -> Parts:
+        new[0][keep, group] = old[0][keep, group]
+        return new
+
+    def column(self, parts: Parts, group: int) -> Tensor:
+        return parts[0][:, group].float()
+
     def values(self, parts: Parts) -> Tensor:
         return parts[0].float()
 
@@ -52,6 +59,14 @@ class CodedGroups:
         code = (wanted / step.clamp_min(1e-30)).round().clamp(1, CODES - 1)
         codes[:, group] = torch.where(step > 0, code, torch.zeros_like(code)).to(torch.uint8)
         return parts
+
+    def select(self, keep: Tensor, old: Parts, new: Parts, group: int) -> Parts:
+        new[1][keep, group] = old[1][keep, group]
+        return new
+
+    def column(self, parts: Parts, group: int) -> Tensor:
+        supers, codes = parts
+        return supers[:, group // SUPER_GROUPS].float() * CODE_UNIT * codes[:, group].float()
 
     def values(self, parts: Parts) -> Tensor:
         return torch.from_numpy(scale_values(self.stored(parts)))

@@ -37,16 +37,20 @@ def test_less_damage_than_to_the_nearest(fmt: Format, rows: int, cols: int) -> N
     rounded = round_matrix(weight, hessian, grid(fmt))
     nearest = torch.from_numpy(dequantize(fmt, encode(weight.numpy(), fmt), rows, cols))
     limit = 0.8 if cols > 90 else 1.02
-    assert damage(weight, rounded.weight, hessian) <= limit * damage(weight, nearest, hessian) + 1e-7 * damage(
+    assert damage(weight, rounded.weight, hessian) <= limit * damage(weight, nearest, hessian) + 2.4e-7 * damage(
         weight, 0 * weight, hessian
-    )
+    )  # the square of what rounding a scale to FP16 may cost
 
 
 def test_a_sweep_never_raises_the_damage() -> None:
     weight, hessian = problem(40, 128)
     aim = grid(Format.INT2)
     factored = factor(hessian, aim.group)
-    losses = [damage(weight, round_factored(weight, aim, *factored, sweeps=n).weight, factored[0]) for n in range(4)]
+    order = factored.order
+    losses = [
+        damage(weight[:, order], round_factored(weight, aim, factored, sweeps=n).weight[:, order], factored.damped)
+        for n in range(4)
+    ]
     assert losses == sorted(losses, reverse=True)
     assert losses[2] < 0.97 * losses[0]
 
