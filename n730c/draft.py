@@ -124,7 +124,7 @@ def _provenance(options: Options, precision: str, checkpoint: Checkpoint, target
     }
 
 
-def _gpu_images(
+def gpu_images(
     program: Program, plans: tuple[Plan, ...], target: Target, asked: tuple[GpuArch, ...], console: Console
 ) -> tuple[tuple[GpuImage, ...], tuple[Plan, ...]]:
     """Kernels for the cards that were asked for, and for the target's if a plan uses it.
@@ -290,7 +290,7 @@ class Drafter:
         """The same with its kernels, and how large it will be."""
         options, program = self.options, planned.program
         images, kernels = self._images(program)
-        gpu, plans = _gpu_images(program, planned.plans, self.target, options.gpu, self.console)
+        gpu, plans = gpu_images(program, planned.plans, self.target, options.gpu, self.console)
         images += tuple(made.image for made in gpu)
         meta = _provenance(options, planned.precision, self.checkpoint, self.target) | {"kernels": kernels}
         if gpu:

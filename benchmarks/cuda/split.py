@@ -16,6 +16,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from n730c.artifacts import OVERHEAD, Program
+from n730c.draft import PASSES
 from n730c.dtypes import Format
 from n730c.frontend.model import load_graph
 from n730c.ir.core import Graph
@@ -23,7 +24,6 @@ from n730c.passes import run_passes
 from n730c.passes.lower import lower
 from n730c.passes.plan import Planner
 from n730c.passes.precision import assign_uniform
-from n730c.pipeline import PASSES
 from n730c.target import load_target
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -19,6 +19,7 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,21 +30,25 @@ HERE = Path(__file__).parent
 ROOT = HERE.parent.parent
 sys.path[:0] = [str(ROOT)]
 
+from n730c.draft import PASSES  # noqa: E402
 from n730c.dtypes import Format, matrix_bytes  # noqa: E402
 from n730c.evaluate import compare_logits  # noqa: E402
+from n730c.frontend.calibrate import linear_inputs  # noqa: E402
 from n730c.frontend.calibration_text import read_text, token_windows  # noqa: E402
 from n730c.frontend.chat_template import read_chat_template  # noqa: E402
 from n730c.frontend.model import load_model  # noqa: E402
 from n730c.frontend.reference import Reference  # noqa: E402
 from n730c.frontend.tokenizer import compile_tokenizer  # noqa: E402
-from n730c.mixed import calibrate, items  # noqa: E402
+from n730c.measure import measure  # noqa: E402
+from n730c.mixed import CANDIDATES, assignable, calibrate, items  # noqa: E402
 from n730c.package import write_package  # noqa: E402
 from n730c.passes import run_passes  # noqa: E402
 from n730c.passes.assign import Item, assign  # noqa: E402
 from n730c.passes.lower import lower  # noqa: E402
 from n730c.passes.plan import Planner  # noqa: E402
 from n730c.passes.precision import assign_uniform  # noqa: E402
-from n730c.pipeline import PASSES, _tensor_bytes  # noqa: E402
+from n730c.pipeline import _tensor_bytes  # noqa: E402
+from n730c.quant.calibrated import Rounder  # noqa: E402
 from n730c.runtime import run_runtime  # noqa: E402
 from n730c.target import load_target  # noqa: E402
 
@@ -212,7 +217,7 @@ def assignments(subject: Subject, count: int) -> list[str]:
     names = sorted(bench.profile.divergence)
     known = set.intersection(*(set(by) for by in bench.profile.divergence.values()))  # an older profile may lack some
     ladder = sorted(known, key=lambda fmt: (fmt.bits, fmt))
-    pairs = []
+    pairs, drawn = [], []
     for i in range(count):
         low = int(random.integers(0, len(ladder) - 2))  # a few neighbouring formats, so that all sizes occur
         some = ladder[low : low + int(random.integers(2, 5))]
@@ -220,13 +225,27 @@ def assignments(subject: Subject, count: int) -> list[str]:
         predicted = bench.profile.predicted(formats)
         measured = bench.measured(formats)[0]
         pairs.append((predicted, measured))
+        drawn.append(formats)
         print(f"assignment {i}: predicted {predicted:.5f}, measured {measured:.5f}", flush=True)
     predicted, measured = np.array(pairs).T
-    ranks = np.corrcoef(predicted.argsort().argsort(), measured.argsort().argsort())[0, 1]
-    ratio = predicted / measured
     lines = [
-        f"Of {count} random assignments: rank correlation of predicted and measured KL **{ranks:.3f}**; predicted",
-        f"over measured is {np.median(ratio):.2f} in the median, {ratio.min():.2f} to {ratio.max():.2f} in all.",
+        f"{count} random assignments: what each method predicts, against the KL measured. Errors have no unit of their",
+        "own: they are multiplied by whatever makes their median right.",
+        "",
+        "| method | rank correlation | predicted / measured: median | from | to |",
+        "|---|---|---|---|---|",
+    ]
+    for method, by in {"the profile": bench.profile.divergence, **bench.other_methods()}.items():
+        if method != "the profile":
+            predicted = np.array([sum(by[name][fmt] for name, fmt in formats.items()) for formats in drawn])
+        ranks = np.corrcoef(predicted.argsort().argsort(), measured.argsort().argsort())[0, 1]
+        ratio = predicted / measured
+        middle = float(np.median(ratio))
+        if "error" in method:
+            ratio, middle = ratio / middle, 1.0
+        lines.append(f"| {method} | {ranks:.3f} | {middle:.2f} | {ratio.min():.2f} | {ratio.max():.2f} |")
+        print(lines[-1], flush=True)
+    lines += [
         "",
         "| | bits a weight | KL predicted | KL measured |",
         "|---|---|---|---|",
@@ -274,6 +293,37 @@ class Assignments:
 
         things = [Item(i.names, only(i.divergence), only(i.price)) for i in items(self.graph, self.profile)]
         return dict(assign(things, size).formats)
+
+    def other_methods(self) -> dict[str, dict[str, dict[Format, float]]]:
+        """What other methods than the profile's say of each tensor and format."""
+        subject = self.subject
+        errors: dict[str, dict[str, dict[Format, float]]] = {"error of the weights": {}, "error of the outputs": {}}
+        errors["error of the outputs, relative"] = {}
+        moments = {}
+        known = linear_inputs(self.graph.nodes)
+        for name in self.profile.divergence:
+            weight, value = subject.checkpoint.tensor(name), known.get(name)
+            if value is not None:
+                moments = {value: self.calibrated.calibration.moment(value)}
+            plain, outputs, relative = (by.setdefault(name, {}) for by in errors.values())
+            for fmt, rounded, error in Rounder(moments).trials(weight, value, CANDIDATES):
+                plain[fmt] = float(np.square(weight - rounded).sum())
+                outputs[fmt] = error
+                whole = weight if value is None else weight @ moments[value]
+                relative[fmt] = error / float((whole * weight).sum())
+        content = read_text(subject.calibration)
+        template = read_chat_template(subject.model)[0]
+        windows = token_windows(subject.model, content, template, self.graph.context, subject.calibration_tokens)
+        with tempfile.TemporaryDirectory() as folder:
+            quick, _ = measure(
+                self.graph, subject.checkpoint.tensor, windows, CANDIDATES, assignable(self.graph), {}, Path(folder),
+                lambda done, total, note: None, direct=False,
+            )  # fmt: skip
+        activations = {name: quick.activations / len(quick.divergence) for name in quick.divergence}
+        carried = {
+            name: {fmt: value + activations[name] for fmt, value in by.items()} for name, by in quick.divergence.items()
+        }
+        return {"noise carried from each layer (large models)": carried, **errors}
 
     def measured(self, formats: dict[str, Format]) -> tuple[float, float]:
         every = {**assign_uniform(self.graph, "int8"), **formats}

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from n730c import pipeline
+from n730c import draft
 from n730c.artifacts import Action, GpuArch, Program
 from n730c.cli import run
 from n730c.codegen.nvrtc import Nvrtc
@@ -59,12 +59,12 @@ def test_without_the_compiler_the_card_is_left_out(monkeypatch: pytest.MonkeyPat
         assert architectures == (GpuArch.SM_35,)
         raise ToolchainError("NVRTC is not installed", hint="Install it.")
 
-    monkeypatch.setattr(pipeline, "build_gpu_images", missing)
+    monkeypatch.setattr(draft, "build_gpu_images", missing)
     with_card, without = tiny(card=1), tiny()
     text = io.StringIO()
     arguments = (with_card.program, (*with_card.plans, *without.plans), load_target("gt730"))
-    images, plans = pipeline._gpu_images(*arguments, (), Console(file=text))
+    images, plans = draft.gpu_images(*arguments, (), Console(file=text))
     assert images == () and plans == without.plans
     assert text.getvalue() == ("n730c: note: the graphics card is left out: NVRTC is not installed. Install it.\n")
     with pytest.raises(ToolchainError):  # who asks for it by name wants it
-        pipeline._gpu_images(*arguments, (GpuArch.SM_35,), Console(file=text))
+        draft.gpu_images(*arguments, (GpuArch.SM_35,), Console(file=text))
