@@ -23,6 +23,9 @@ from n730c.frontend.walk import GO_ON, Activations, Stage, Values, load_weights,
 from n730c.ir.core import Graph, Node, Op
 from n730c.ir.ops import Array
 
+_PRODUCT_TOKENS = 2048  # whose second moments are added at once
+_PRODUCT_WIDTH = 512  # features that one thread works on
+
 Progress = Callable[[int, int, str], None]  # (done, total, note)
 Moments = dict[str, Array]  # by the name of the value that linear layers read: mean of x xᵀ, f32[features, features]
 
@@ -94,15 +97,20 @@ class Calibration:
                 self.activations.put(stage.index, index, values, stage.writes)
             return seen
 
-        for seen in in_order(len(self.windows), one):
+        pending: dict[str, list[Array]] = {}
+        waiting = 0
+        for index, seen in enumerate(in_order(len(self.windows), one)):
             for name, x in seen.items():
-                product = x.T @ x  # BLAS sees that it is symmetric
-                if name in sums:
-                    sums[name] += product
-                else:
-                    sums[name] = product
+                pending.setdefault(name, []).append(x)
+            waiting += self.windows.shape[1]
+            if waiting >= _PRODUCT_TOKENS or index + 1 == len(self.windows):
+                _add_products(sums, {name: np.concatenate(some) for name, some in pending.items()})
+                pending, waiting = {}, 0
         for moment in sums.values():
             moment /= np.float32(count)
+            for at in range(0, len(moment), _PRODUCT_WIDTH):
+                span = slice(at, at + _PRODUCT_WIDTH)
+                moment[at:, span] = moment[span, at:].T.copy()
         return sums
 
     def _before_logits(self, stage: Stage, last: bool) -> tuple[str, ...] | None:
@@ -135,6 +143,22 @@ class Calibration:
             f"cannot write {file}", expected="room for what the calibration collects", hint=GO_ON, kind=N730Error
         ):
             write_whole(file, content)
+
+
+def _add_products(sums: Moments, inputs: Moments) -> None:
+    """Add xᵀ x of each input, what is right of the diagonal, to its sum. Many tokens at a time: the sums are large."""
+    for name, x in inputs.items():
+        if name not in sums:
+            sums[name] = np.zeros((x.shape[1], x.shape[1]), dtype=np.float32)
+    blocks = [(name, at) for name, x in inputs.items() for at in range(0, x.shape[1], _PRODUCT_WIDTH)]
+
+    def add(index: int) -> None:
+        name, at = blocks[index]
+        x = inputs[name]
+        sums[name][at : at + _PRODUCT_WIDTH, at:] += x[:, at : at + _PRODUCT_WIDTH].T @ x[:, at:]
+
+    for _ in in_order(len(blocks), add):
+        pass
 
 
 def _title(stage: Stage) -> str:

@@ -36,7 +36,11 @@ def plan(source: Path, *options: str) -> dict[str, Any]:
 
 def test_a_7b_model_is_planned_from_its_configuration_alone(folder: Path, tmp_path: Path) -> None:
     page = tmp_path / "plan.html"
-    facts = plan(folder, "--ram", "2G", "--context", "512", "--vram", "0", "--report", str(page))
+    memory = ("--ram", "2G", "--context", "512", "--vram", "0")
+    mixed = plan(folder, *memory)  # as many bits as the memory holds
+    assert mixed["precision"] == "mixed" and mixed["disk_bytes_per_token"] == 0
+    assert 1.8 * 2**30 < mixed["ram_bytes"] <= 2 << 30
+    facts = plan(folder, *memory, "--precision", "int4", "--report", str(page))
     assert facts["fits"] and facts["limit"] == "disk"
     assert facts["device"] == "cpu" and facts["device_reason"] == "" and set(facts["devices"]) == {"cpu"}
     assert facts["ram_bytes"] <= 2 << 30
@@ -55,13 +59,14 @@ def test_a_7b_model_is_planned_from_its_configuration_alone(folder: Path, tmp_pa
 
 
 def test_a_card_that_pays_is_used_as_far_as_its_memory_goes(folder: Path) -> None:
-    facts = plan(folder, "--context", "512", "--vram", "1G")
+    int4 = ("--precision", "int4", "--context", "512")
+    facts = plan(folder, *int4, "--vram", "1G")
     assert facts["device"] == "split" and facts["limit"] == "RAM and VRAM"
     assert 0.9 * 2**30 < facts["vram_bytes"] <= 2**30
     assert set(facts["devices"]) == {"cpu", "split"}  # 3.9 GB do not fit the card
     assert facts["decode_tokens_per_s"] == pytest.approx(facts["devices"]["split"])
     assert facts["devices"]["split"] > 1.2 * facts["devices"]["cpu"]
-    without = plan(folder, "--context", "512", "--vram", "0")
+    without = plan(folder, *int4, "--vram", "0")
     assert without["device"] == "cpu" and without["vram_bytes"] == 0 and without["device_reason"] == ""
     assert without["decode_tokens_per_s"] == pytest.approx(facts["devices"]["cpu"])
 
