@@ -38,27 +38,28 @@ N730_FN int quads_in_16_bits(int format) {
 }
 N730_FN void dot(int format, const uint8_t *w, const int8_t *const *x, int n, i32x8 s[][2]) {
     const int run = quads_in_16_bits(format), pair = run == 2 ? 2 : 1; /* quads that are added before they go to `part` */
-    const int step = run > 1 && run < 8 && n > 2 ? 1 : 2; /* halves at once: both kinds of sums must fit the registers */
     i32x8 part[N730_COLUMNS][2];
-    N730_UNROLL for (int first = 0; first < 2; first += step) N730_UNROLL for (int j = 0; j < GROUP / 4; j += pair) {
+    N730_UNROLL for (int j = 0; j < GROUP / 4; j += pair) {
         bytes t[2], u[2];
-        N730_UNROLL for (int h = first; h < first + step; h++) {
+        N730_UNROLL for (int h = 0; h < 2; h++) {
             t[h] = fields(format, w, j, h);
             if (pair == 2) u[h] = fields(format, w, j + 1, h);
         }
         N730_UNROLL for (int c = 0; c < n; c++) {
-            const quad b = load_quad(x[c] + 4 * j);
-            N730_UNROLL for (int h = first; h < first + step; h++) {
+            const quad b = load_quad(x[c] + 4 * j), next = load_quad(x[c] + 4 * j + 4 * (pair - 1));
+            N730_UNROLL for (int h = 0; h < 2; h++) {
                 i32x8 p = format == FORMAT_INT8 ? maddss(t[h], b) : maddubs(t[h], b);
-                if (pair == 2) p = add16(p, maddubs(u[h], load_quad(x[c] + 4 * j + 4)));
-                p = part[c][h] = j % run ? add16(part[c][h], p) : p;
-                if ((j + pair) % run == 0) {
-                    p = widen_pairs(p);
-                    s[c][h] = j < run ? p : i8_add(s[c][h], p);
-                    i8_fence(&s[c][h]);
-                } else {
-                    i8_fence(&part[c][h]);
-                }
+                if (pair == 2) p = add16(p, maddubs(u[h], next));
+                if (j % run)
+                    acc16(&part[c][h], p);
+                else
+                    part[c][h] = p;
+                if ((j + pair) % run) continue;
+                p = widen_pairs(part[c][h]);
+                if (j < run)
+                    s[c][h] = p;
+                else
+                    acc32(&s[c][h], p);
             }
         }
     }
