@@ -11,7 +11,16 @@ from n730c.dtypes import GROUP, TILE_ROWS, Format
 
 COLUMNS = (1, 2, 4, 8)  # tokens that one LINEAR kernel computes at once
 
-_INTEGERS = {Format.INT8: "Int8", Format.INT4: "Int4", Format.INT2: "Int2"}
+_INTEGERS = {
+    Format.INT8: "Int8",
+    Format.INT6: "Int6",
+    Format.INT5: "Int5",
+    Format.INT4: "Int4",
+    Format.NL4: "Nl4",
+    Format.INT3: "Int3",
+    Format.NL2: "Nl2",
+    Format.INT2: "Int2",
+}
 _HALVES = {Format.F16: "F16", Format.BF16: "Bf16"}
 CACHE_FORMATS = (Format.F32, Format.F16, Format.INT8)
 _CACHES = {Format.F32: "CacheF32", Format.F16: "CacheF16", Format.INT8: "CacheInt8"}

@@ -27,8 +27,6 @@ def _of_step(program: Program, step: Step) -> tuple[CudaKernel, ...]:
     weight = program.tensors[step.weight] if step.weight != NONE else None
     width = program.buffers[step.inputs[0] if step.inputs else step.out].width
     cache = program.caches[step.ints[0]] if step.op in (StepOp.KV_STORE, StepOp.ATTENTION) else None
-    if weight and not weight.is_vector and weight.format not in cuda.MATRIX_FORMATS:
-        raise ToolchainError(f"no CUDA kernel reads {weight.format.name} yet", hint="Build without --gpu.")
     if weight and step.op is StepOp.LINEAR:
         return tuple(cuda.linear(weight.format, weight.rows, weight.cols, n) for n in cuda.COLUMNS)
     if weight and step.op is StepOp.EMBED:

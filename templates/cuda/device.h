@@ -21,6 +21,12 @@ N730_DEVICE unsigned short float_to_half(float f) {
     asm("cvt.rn.f16.f32 %0, %1;" : "=h"(h) : "f"(f));
     return h;
 }
+/* Byte i of the result is the byte of b:a that nibble i of the selector names, or eight times its sign from 8 on. */
+N730_DEVICE unsigned permute(unsigned a, unsigned b, unsigned selector) {
+    unsigned v;
+    asm("prmt.b32 %0, %1, %2, %3;" : "=r"(v) : "r"(a), "r"(b), "r"(selector));
+    return v;
+}
 /* Vectors to and from shared memory. In plain C++ the compiler takes them apart and puts them together again, and not twice in
  * the same way: two builds would not have the same bytes. */
 N730_DEVICE float4 load4(const float *shared) {

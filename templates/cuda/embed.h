@@ -1,18 +1,22 @@
 /* EMBED: out[t] = row ids[t] of the weight matrix, dequantized; an id outside the matrix gives zeros. A thread an element. */
 #ifndef N730_CUDA_EMBED_H
 #define N730_CUDA_EMBED_H
-#include "formats.h"
+#include "coded.h"
 
-template <class F, int J>
-struct FieldOf { /* the field of a column that only the run knows */
-    static __device__ __forceinline__ int at(const unsigned (&words)[F::LOADS], int j) {
-        return j == J ? (int)(F::template field<J>(words) >> F::shift(J)) : FieldOf<F, J + 1>::at(words, j);
-    }
-};
+/* Column j (0 … 31) of one plane of a block, for one row (FORMAT.md, section 3). */
+N730_DEVICE int plane_field(const unsigned char *plane, int bits, int row, int j) {
+    const int count = 8 / bits, quad = j / 4; /* fields in a byte */
+    return __ldg(plane + 64 * (quad / count) + 4 * row + j % 4) >> (8 - bits - bits * (quad % count)) & ((1 << bits) - 1);
+}
+
+/* The scale of group g for one row of a tile. */
 template <class F>
-struct FieldOf<F, GROUP> {
-    static __device__ __forceinline__ int at(const unsigned (&)[F::LOADS], int) { return 0; }
-};
+N730_DEVICE float scale_of(const unsigned char *tile, int row, int g) {
+    if (!F::CODED) return half_to_float(load_u16_be(tile + fields_at<F>(g) - SCALE_BYTES + 2 * row));
+    const unsigned char *header = tile + fields_at<F>(g / SUPER * SUPER) - SUPER_HEADER;
+    const int codes = __ldg(header + SCALE_BYTES + g % SUPER / 2 * TILE + row);
+    return half_to_float(load_u16_be(header + 2 * row)) * power_of_two(-10) * (float)(codes >> (g % 2 ? 0 : 4) & 15);
+}
 
 template <class F>
 N730_DEVICE void embed(const n730_cuda_call &call, int rows, int cols) {
@@ -20,12 +24,10 @@ N730_DEVICE void embed(const n730_cuda_call &call, int rows, int cols) {
     if (k >= cols) return;
     float value = 0.0f;
     if (id >= 0 && id < rows) {
-        const unsigned char *block = call.weight + id / TILE * block_tile_bytes<F>(cols) + (long long)(k / GROUP) * F::BLOCK;
-        unsigned words[F::LOADS];
-#pragma unroll
-        for (int u = 0; u < F::LOADS; u++) words[u] = __ldg((const unsigned *)(block + SCALE_BYTES) + TILE * u + row);
-        value = half_to_float(load_u16_be(block + 2 * row)) *
-                (float)(F::MULTIPLE * FieldOf<F, 0>::at(words, k % GROUP) - F::OFFSET);
+        const unsigned char *tile = call.weight + id / TILE * block_tile_bytes<F>(cols), *fields = tile + fields_at<F>(k / GROUP);
+        int n = plane_field(fields, F::FIRST, row, k % GROUP);
+        if (F::SECOND > 0) n = n << F::SECOND | plane_field(fields + TILE * GROUP / 8 * F::FIRST, F::SECOND > 0 ? F::SECOND : 1, row, k % GROUP);
+        value = scale_of<F>(tile, row, k / GROUP) * (float)(F::MULTIPLE * F::level(n) - F::OFFSET);
     }
     output(call, token)[k] = value;
 }

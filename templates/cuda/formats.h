@@ -2,10 +2,14 @@
  *
  * A format of integers is a struct with
  *     LOADS               16-byte pieces of fields that four rows of a block (one group of 32 columns) hold
- *     BLOCK               bytes of a block: 16 scales, then the fields
- *     MULTIPLE, OFFSET    value of a field n: scale × (MULTIPLE × n − OFFSET)
- *     shift(j)            the bit where field<j> leaves the field of column j
- *     field<j>(words)     that field in place, all other bits zero; words: one row's 32-bit words of the block
+ *     FIRST, SECOND       bits of its planes
+ *     CODED               whether scales are codes (coded.h)
+ *     MULTIPLE, OFFSET    value of a field n: scale × (MULTIPLE × t(n) − OFFSET)
+ *     level(n)            t(n), for one field that was taken out
+ *     prepare(words)      done once to one row's 32-bit words of a block
+ *     parts<p>(words, v)  what the fields at places p … p + 7 are cut from
+ *     field<p>(v)         t of the field at place p where it lies, all other bits zero
+ *     place(j), shift(j)  the place of column j, and the bit where its field lies then
  *
  * The trick that makes Kepler fast: a field left where it is, at bit s of a word with nothing above bit 23, *is* a float:
  * the denormal n × 2^(s − 149). One AND per weight therefore replaces shift, mask and conversion, and one fused
@@ -17,24 +21,34 @@
 
 enum { TILE = 16, GROUP = 32 };
 enum { SCALE_BYTES = 2 * TILE };
+enum { SUPER = 8 }; /* groups that share an FP16 in the formats with coded scales */
+enum { SUPER_HEADER = SCALE_BYTES + TILE * SUPER / 2 };
 enum { FLOAT_BITS = 24 }; /* a word below 2^24 is a float of value word × 2^-149 */
 enum { EXPONENT = 120 };  /* |x| ≤ 127 < 2^7 leaves 2^(EXPONENT + 7) below infinity */
 
 /* 8, 4 or 2 bits that fill bytes: a unit is a word, and the fields of one byte lie 4 columns apart. */
 template <int BITS, int MULTIPLE_, int OFFSET_, unsigned FLIP>
 struct Packed {
-    enum { LOADS = BITS, BLOCK = SCALE_BYTES + TILE * GROUP * BITS / 8, MULTIPLE = MULTIPLE_, OFFSET = OFFSET_ };
+    enum { LOADS = BITS, FIRST = BITS, SECOND = 0, CODED = 0, MULTIPLE = MULTIPLE_, OFFSET = OFFSET_, PARTS = BITS };
     enum { PER_UNIT = 32 / BITS };
-    static __device__ __forceinline__ constexpr int place(int j) { /* bit of column j in its word */
+    static __device__ __forceinline__ constexpr int lies(int j) { /* bit of column j in its word */
         return 8 * (j % 4) + 8 - BITS * (j % PER_UNIT / 4 + 1);
     }
+    static __device__ __forceinline__ constexpr int place(int j) { return j; }
     static __device__ __forceinline__ constexpr int shift(int j) {
-        return place(j) + BITS > FLOAT_BITS ? place(j) - 8 : place(j);
+        return lies(j) + BITS > FLOAT_BITS ? lies(j) - 8 : lies(j);
+    }
+    static __device__ __forceinline__ int level(int n) { return n ^ (int)(FLIP & 0xff); }
+    static __device__ __forceinline__ void prepare(unsigned (&)[LOADS]) {}
+    template <int P>
+    static __device__ __forceinline__ void parts(const unsigned (&words)[LOADS], unsigned (&v)[PARTS]) {
+#pragma unroll
+        for (int u = 0; u < LOADS; u++) v[u] = words[u] ^ FLIP; /* two's complement to offset binary */
     }
     template <int J>
-    static __device__ __forceinline__ unsigned field(const unsigned (&words)[LOADS]) {
-        const unsigned word = words[J / PER_UNIT] ^ FLIP; /* two's complement to offset binary */
-        return (place(J) + BITS > FLOAT_BITS ? word >> 8 : word) & (((1u << BITS) - 1u) << shift(J));
+    static __device__ __forceinline__ unsigned field(const unsigned (&v)[PARTS]) {
+        const unsigned word = v[J / PER_UNIT];
+        return (lies(J) + BITS > FLOAT_BITS ? word >> 8 : word) & (((1u << BITS) - 1u) << shift(J));
     }
 };
 typedef Packed<8, 1, 128, 0x80808080u> Int8;
@@ -50,8 +64,17 @@ struct Bf16 {
 
 N730_DEVICE float power_of_two(int e) { return __uint_as_float((unsigned)(e + 127) << 23); } /* −126 … 127 */
 
+N730_DEVICE int groups_of(int cols) { return (cols + GROUP - 1) / GROUP; }
+
+/* Bytes of a tile, and from its start to the fields of group g. */
+template <class F>
+N730_DEVICE long long fields_at(int g) {
+    enum { BYTES = TILE * GROUP / 8 * (F::FIRST + F::SECOND) };
+    return F::CODED ? (long long)(g / SUPER + 1) * SUPER_HEADER + (long long)g * BYTES
+                    : (long long)g * (SCALE_BYTES + BYTES) + SCALE_BYTES;
+}
 template <class F>
 N730_DEVICE long long block_tile_bytes(int cols) {
-    return (long long)((cols + GROUP - 1) / GROUP) * F::BLOCK;
+    return fields_at<F>(groups_of(cols)) - (F::CODED ? (groups_of(cols) % SUPER ? 0 : SUPER_HEADER) : SCALE_BYTES);
 }
 #endif

@@ -6,92 +6,147 @@
  * adds them in order. A block's warps share the activations: COLUMNS tokens, CHUNK groups at a time, as floats. */
 #ifndef N730_CUDA_LINEAR_H
 #define N730_CUDA_LINEAR_H
-#include "formats.h"
+#include "coded.h"
 
-enum { SLOTS = 8 };       /* groups that a warp computes at once */
+enum { SLOTS = SUPER };   /* groups that a warp computes at once */
 enum { RECORD = 36 };     /* floats of one group's activations: 32, their scale, OFFSET × their sum, 2 against bank conflicts */
 enum { PART_ROW = 144 };  /* floats of one column's products: 8 groups × 16 rows, 16 against bank conflicts */
 
-/* Activations of Q8 buffers as floats, times the power of two that the place of their column's field wants. */
+/* Activations of Q8 buffers as floats, each in the place of its column, times the power of two that the bit of its field
+ * wants. A thread has the same four columns of every group that it brings: blockDim.x is a multiple of eight. */
 template <class F, int COLUMNS, int CHUNK>
 N730_DEVICE void stage_activations(const n730_cuda_call &call, float *x, int token, int groups, int base, int count) {
-    for (int i = threadIdx.x; i < COLUMNS * CHUNK * 8; i += blockDim.x) {
-        const int c = i / (CHUNK * 8), g = i / 8 % CHUNK, four = i % 8;
-        float *record = x + (c * CHUNK + g) * RECORD;
+    const int four = threadIdx.x & 7;
+    float factor[4];
+    int place[4];
+#pragma unroll
+    for (int j = 0; j < 4; j++) {
+        factor[j] = power_of_two(EXPONENT - F::shift(4 * four + j));
+        place[j] = F::place(4 * four + j);
+    }
+    for (int i = threadIdx.x >> 3; i < COLUMNS * CHUNK; i += blockDim.x >> 3) {
+        const int c = i / CHUNK, g = i % CHUNK;
+        float *record = x + i * RECORD;
         if (g >= count) continue;
-        float4 v = {0.0f, 0.0f, 0.0f, 0.0f};
-        float scale = 0.0f, sum = 0.0f;
+        float v[4] = {0.0f, 0.0f, 0.0f, 0.0f}, scale = 0.0f, sum = 0.0f;
         if (token + c < call.tokens) {
             const unsigned char *q = call.in[0] + (token + c) * call.in_stride[0];
             const unsigned bytes = __ldg((const unsigned *)q + 8 * (base + g) + four);
-            v.x = (float)(int)(signed char)bytes * power_of_two(EXPONENT - F::shift(4 * four));
-            v.y = (float)(int)(signed char)(bytes >> 8) * power_of_two(EXPONENT - F::shift(4 * four + 1));
-            v.z = (float)(int)(signed char)(bytes >> 16) * power_of_two(EXPONENT - F::shift(4 * four + 2));
-            v.w = (float)((int)bytes >> 24) * power_of_two(EXPONENT - F::shift(4 * four + 3));
+#pragma unroll
+            for (int j = 0; j < 4; j++) v[j] = (float)((int)(bytes << (24 - 8 * j)) >> 24) * factor[j];
             if (four == 0) {
                 const unsigned char *side = q + 32ll * groups;
                 scale = __ldg((const float *)side + base + g);
                 sum = (float)__ldg((const int *)side + groups + base + g);
             }
         }
-        store4(record + 4 * four, v.x, v.y, v.z, v.w);
+        if (F::CODED) {
+#pragma unroll
+            for (int j = 0; j < 4; j++) record[place[j]] = v[j];
+        } else {
+            store4(record + 4 * four, v[0], v[1], v[2], v[3]);
+        }
         if (four == 0) store2(record + 32, scale, F::OFFSET * sum);
     }
 }
 
-/* acc[r][c] += field × x of four columns from J on, for four rows and all columns (tokens). */
-template <class F, int COLUMNS, int CHUNK, int J>
-struct Columns {
-    static __device__ __forceinline__ void add(const unsigned (&words)[4][F::LOADS], const float *x, float (&acc)[4][COLUMNS]) {
+/* acc[r][c] += field × x of eight places from P on, for four rows and all columns (tokens). */
+template <class F, int COLUMNS, int CHUNK, int P>
+struct Places {
+    template <int HALF>
+    static __device__ __forceinline__ void four(const unsigned (&parts)[4][F::PARTS], const float *x, float (&acc)[4][COLUMNS]) {
+        enum { J = P + 4 * HALF };
         float4 v[COLUMNS];
 #pragma unroll
         for (int c = 0; c < COLUMNS; c++) v[c] = load4(x + c * CHUNK * RECORD + J);
 #pragma unroll
         for (int r = 0; r < 4; r++) {
-            const float w0 = __uint_as_float(F::template field<J>(words[r])), w1 = __uint_as_float(F::template field<J + 1>(words[r]));
-            const float w2 = __uint_as_float(F::template field<J + 2>(words[r])), w3 = __uint_as_float(F::template field<J + 3>(words[r]));
+            const float w0 = __uint_as_float(F::template field<J>(parts[r])), w1 = __uint_as_float(F::template field<J + 1>(parts[r]));
+            const float w2 = __uint_as_float(F::template field<J + 2>(parts[r])), w3 = __uint_as_float(F::template field<J + 3>(parts[r]));
 #pragma unroll
             for (int c = 0; c < COLUMNS; c++)
                 acc[r][c] = fmaf(w3, v[c].w, fmaf(w2, v[c].z, fmaf(w1, v[c].y, fmaf(w0, v[c].x, acc[r][c]))));
         }
-        Columns<F, COLUMNS, CHUNK, J + 4>::add(words, x, acc);
+    }
+    static __device__ __forceinline__ void add(const unsigned (&words)[4][F::LOADS], const float *x, float (&acc)[4][COLUMNS]) {
+        unsigned parts[4][F::PARTS];
+#pragma unroll
+        for (int r = 0; r < 4; r++) F::template parts<P>(words[r], parts[r]);
+        four<0>(parts, x, acc);
+        four<1>(parts, x, acc);
+        Places<F, COLUMNS, CHUNK, P + 8>::add(words, x, acc);
     }
 };
 template <class F, int COLUMNS, int CHUNK>
-struct Columns<F, COLUMNS, CHUNK, GROUP> {
+struct Places<F, COLUMNS, CHUNK, GROUP> {
     static __device__ __forceinline__ void add(const unsigned (&)[4][F::LOADS], const float *, float (&)[4][COLUMNS]) {}
 };
 
-/* The products S × (ws × xs) of one group and four rows. `block`: its bytes; `x`: the record of column 0. */
+/* The scales of four rows in the group of this lane's slot, of the eight groups from g on; `there`: there is such a group. */
+template <bool CODED>
+struct Scales {
+    template <class F>
+    static __device__ __forceinline__ uint2 load(const unsigned char *tile, int g, int slot, int quad, bool there) {
+        const uint2 none = {0, 0};
+        return there ? __ldg((const uint2 *)(tile + fields_at<F>(g + slot) - SCALE_BYTES) + quad) : none;
+    }
+    static __device__ __forceinline__ void of(uint2 loaded, int, int, float (&ws)[4]) {
+        const unsigned pair[2] = {swap_halves(loaded.x), swap_halves(loaded.y)};
+#pragma unroll
+        for (int r = 0; r < 4; r++) ws[r] = half_to_float((unsigned short)(pair[r / 2] >> (16 * (r % 2))));
+    }
+};
+template <>
+struct Scales<true> { /* the header of the super-block: its 24 words in as many lanes, read once */
+    template <class F>
+    static __device__ __forceinline__ uint2 load(const unsigned char *tile, int g, int slot, int quad, bool) {
+        const int lane = 4 * slot + quad;
+        const uint2 word = {lane < SUPER_HEADER / 4 ? __ldg((const unsigned *)(tile + fields_at<F>(g) - SUPER_HEADER) + lane) : 0u, 0u};
+        return word;
+    }
+    static __device__ __forceinline__ void of(uint2 loaded, int slot, int quad, float (&ws)[4]) {
+        const unsigned pair[2] = {swap_halves(__shfl_sync(N730_WARP, loaded.x, 2 * quad)),
+                                  swap_halves(__shfl_sync(N730_WARP, loaded.x, 2 * quad + 1))};
+        const unsigned codes = __shfl_sync(N730_WARP, loaded.x, SCALE_BYTES / 4 + slot / 2 * 4 + quad) >> (slot % 2 ? 0 : 4);
+#pragma unroll
+        for (int r = 0; r < 4; r++) {
+            const float unit = half_to_float((unsigned short)(pair[r / 2] >> (16 * (r % 2)))) * power_of_two(-10);
+            ws[r] = unit * (float)(int)(codes >> (8 * r) & 15);
+        }
+    }
+};
+
+/* The sums S of one group and four rows, times 2^-29 / MULTIPLE and without the offset. `fields`: of the block; `x`: the record
+ * of column 0. */
 template <class F, int COLUMNS, int CHUNK>
-N730_DEVICE void group_products(const unsigned char *block, int quad, const float *x, float (&product)[4][COLUMNS]) {
+N730_DEVICE void group_sums(const unsigned char *fields, int quad, const float *x, float (&sum)[4][COLUMNS]) {
     unsigned words[4][F::LOADS];
-    const uint2 scales = __ldg((const uint2 *)block + quad);
 #pragma unroll
     for (int u = 0; u < F::LOADS; u++) {
-        const uint4 v = __ldg((const uint4 *)(block + SCALE_BYTES) + 4 * u + quad);
+        const uint4 v = __ldg((const uint4 *)fields + 4 * u + quad);
         words[0][u] = v.x;
         words[1][u] = v.y;
         words[2][u] = v.z;
         words[3][u] = v.w;
     }
 #pragma unroll
-    for (int r = 0; r < 4; r++)
+    for (int r = 0; r < 4; r++) {
+        F::prepare(words[r]);
 #pragma unroll
-        for (int c = 0; c < COLUMNS; c++) product[r][c] = 0.0f;
-    Columns<F, COLUMNS, CHUNK, 0>::add(words, x, product);
-    const unsigned pair[2] = {swap_halves(scales.x), swap_halves(scales.y)};
-    float2 side[COLUMNS]; /* scale of the activations, OFFSET × their sum */
-#pragma unroll
-    for (int c = 0; c < COLUMNS; c++) side[c] = load2(x + c * CHUNK * RECORD + 32);
+        for (int c = 0; c < COLUMNS; c++) sum[r][c] = 0.0f;
+    }
+    Places<F, COLUMNS, CHUNK, 0>::add(words, x, sum);
+}
+
+/* Those sums to the products S × (ws × xs). */
+template <class F, int COLUMNS, int CHUNK>
+N730_DEVICE void group_products(const float (&ws)[4], const float *x, float (&product)[4][COLUMNS]) {
     const float unit = F::MULTIPLE * power_of_two(149 - EXPONENT);
 #pragma unroll
-    for (int r = 0; r < 4; r++) {
-        const float ws = half_to_float((unsigned short)(r % 2 ? pair[r / 2] >> 16 : pair[r / 2]));
+    for (int c = 0; c < COLUMNS; c++) {
+        const float2 side = load2(x + c * CHUNK * RECORD + 32); /* scale of the activations, OFFSET × their sum */
 #pragma unroll
-        for (int c = 0; c < COLUMNS; c++) {
-            product[r][c] = fmaf(product[r][c], unit, -side[c].y) * (ws * side[c].x);
-        }
+        for (int r = 0; r < 4; r++) product[r][c] = fmaf(product[r][c], unit, -side.y) * (ws[r] * side.x);
     }
 }
 
@@ -102,7 +157,7 @@ N730_DEVICE void linear(const n730_cuda_call &call, int rows, int cols) {
     __shared__ __align__(16) float parts[WARPS][WIDE * PART_ROW];
     const int lane = threadIdx.x & 31, quad = lane & 3, slot = lane >> 2, warp = threadIdx.x >> 5;
     const int row = lane & 15, side = lane >> 4; /* of the sums that this lane owns */
-    const int groups = (cols + GROUP - 1) / GROUP, token = blockIdx.x * COLUMNS;
+    const int groups = groups_of(cols), token = blockIdx.x * COLUMNS;
     const int tile = call.begin + blockIdx.y * WARPS + warp;
     const unsigned char *weight = call.weight + tile * block_tile_bytes<F>(cols);
     float sum[PAIRS];
@@ -116,10 +171,12 @@ N730_DEVICE void linear(const n730_cuda_call &call, int rows, int cols) {
         if (tile >= call.end) continue;
         for (int g = 0; g < count; g += SLOTS) {
             const int here = at_most(SLOTS, count - g);
-            float product[4][COLUMNS];
+            float product[4][COLUMNS], ws[4];
+            const uint2 scales = Scales<F::CODED>::template load<F>(weight, base + g, slot, quad, slot < here);
             if (slot < here)
-                group_products<F, COLUMNS, CHUNK>(weight + (long long)(base + g + slot) * F::BLOCK, quad,
-                                                  x + (g + slot) * RECORD, product);
+                group_sums<F, COLUMNS, CHUNK>(weight + fields_at<F>(base + g + slot), quad, x + (g + slot) * RECORD, product);
+            Scales<F::CODED>::of(scales, slot, quad, ws);
+            if (slot < here) group_products<F, COLUMNS, CHUNK>(ws, x + (g + slot) * RECORD, product);
 #pragma unroll
             for (int i = 0; i < PAIRS; i++) {
 #pragma unroll

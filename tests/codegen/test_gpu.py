@@ -41,9 +41,9 @@ def test_a_kernel_that_is_not_fit_stops_the_build(monkeypatch: pytest.MonkeyPatc
         build_gpu_images(tiny(Shape(Format.F16, layers=1)).program, (GpuArch.SM_35,))
 
 
-def test_a_format_without_kernels_is_named() -> None:
-    with pytest.raises(ToolchainError, match=r"no CUDA kernel reads INT6 yet\. Build without --gpu\."):
-        build_gpu_images(tiny(Shape(Format.INT6, layers=1)).program, (GpuArch.SM_35,))
+def test_an_op_without_kernels_is_named() -> None:
+    with pytest.raises(ToolchainError, match=r"no CUDA kernel computes ROUTE\. Build without --gpu\."):
+        build_gpu_images(tiny(Shape(Format.INT6, layers=1, experts=3)).program, (GpuArch.SM_35,))
 
 
 def test_names_of_architectures() -> None:

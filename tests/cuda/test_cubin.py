@@ -29,13 +29,23 @@ KERNELS = unique(
 )
 
 
-@pytest.mark.parametrize("architecture", ARCHITECTURES)
-def test_figures(nvrtc: Nvrtc, architecture: str) -> None:
-    compiled = nvrtc.compile(source(KERNELS), cuda_headers(), architecture)
+@pytest.mark.parametrize(
+    ("architecture", "every"),
+    [
+        ("sm_35", True),
+        *((name, False) for name in ARCHITECTURES[1:]),
+        *(pytest.param(name, True, marks=pytest.mark.slow) for name in ARCHITECTURES[1:]),
+    ],
+)
+def test_figures(nvrtc: Nvrtc, architecture: str, every: bool) -> None:
+    """Kernels of several columns take most of the time: each build checks its own, and ``-m slow`` those here."""
+    kernels = [kernel for kernel in KERNELS if every or kernel.tokens_per_block == 1]
+    compiled = nvrtc.compile(source(kernels), cuda_headers(), architecture)
     found = {kernel.symbol: kernel for kernel in cubin.figures(compiled.cubin)}
-    assert set(found) == {kernel.symbol for kernel in KERNELS}
+    assert set(found) == {kernel.symbol for kernel in kernels}
     assert [text for kernel in found.values() for text in cubin.complaints(kernel)] == []
-    for kernel in KERNELS:
+    assert cubin.ptx_complaints(compiled.ptx) == []
+    for kernel in kernels:
         figures = found[kernel.symbol]
         assert 8 <= figures.registers <= 255 and figures.code_bytes > 0
         if kernel.op is StepOp.LINEAR and kernel.tokens_per_block == 1 and kernel.header != "top.h":

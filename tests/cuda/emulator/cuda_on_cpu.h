@@ -175,6 +175,10 @@ static inline T __shfl_xor_sync(unsigned mask, T v, int with) {
     return emulator::exchange(mask, v, int(emulator::block->now->x & 31) ^ with);
 }
 template <class T>
+static inline T __shfl_sync(unsigned mask, T v, int lane) {
+    return emulator::exchange(mask, v, lane & 31);
+}
+template <class T>
 static inline T __ldg(const T *p) { return *p; }
 template <class To, class From>
 static inline To bits_as(From from) {
@@ -191,6 +195,14 @@ static inline unsigned __byte_perm(unsigned a, unsigned b, unsigned selector) {
     const uint64_t both = uint64_t(b) << 32 | a;
     unsigned out = 0;
     for (int i = 0; i < 4; i++) out |= unsigned(both >> 8 * (selector >> 4 * i & 7) & 255) << 8 * i;
+    return out;
+}
+static inline unsigned permute(unsigned a, unsigned b, unsigned selector) {
+    unsigned out = 0;
+    for (int i = 0; i < 4; i++) {
+        const unsigned nibble = selector >> 4 * i & 15, byte = __byte_perm(a, b, nibble & 7) & 255;
+        out |= (nibble < 8 ? byte : byte < 128 ? 0u : 255u) << 8 * i;
+    }
     return out;
 }
 static inline float4 load4(const float *p) { return *(const float4 *)p; }
