@@ -19,7 +19,7 @@ from rich.table import Table
 from n730c.artifacts import GpuArch
 from n730c.errors import N730Error, UsageError
 from n730c.files import write_page
-from n730c.report import print_forecasts, print_package, show_size
+from n730c.report import print_forecasts, print_package, show_need, show_size
 
 app = typer.Typer(
     help="Compile Hugging Face language models for yesterday's PCs.",
@@ -188,7 +188,7 @@ def build(
     errors.print(f"wrote {summary['package']}  ({show_size(summary['file_bytes'])})", highlight=False, markup=False)
     plan = summary["plan"]
     errors.print(
-        f"on {summary['target']}: {show_size(plan['ram_bytes'])} of RAM "
+        f"on {summary['target']}: {show_need(plan['ram_bytes'])} of RAM "
         + (f"and {show_size(plan['vram_bytes'])} of the graphics card's memory " if plan["vram_bytes"] else "")
         + f"for {plan['context']} tokens of context; "
         f"predicted {plan['decode_tokens_per_s']:.1f} tokens/s, first token after {plan['first_token_s']:.1f} s",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -18,11 +19,18 @@ def show_size(size: float) -> str:
     return f"{size:.2f} GiB"
 
 
+def show_need(size: int) -> str:
+    """The same, but never less than it is: ``--ram`` with what is shown is enough."""
+    unit = 1024 ** min(3, max(0, (size.bit_length() - 1) // 10))
+    step = unit / (100 if unit == 1024**3 else 10 if unit > 1 else 1)
+    return show_size(math.ceil(size / step) * step)
+
+
 def print_forecasts(chosen: dict[str, Any], others: Sequence[dict[str, Any]], target: str, console: Console) -> None:
     """Print what ``plan`` foresees: the way that was asked for, and what else the same memory would run."""
     if chosen["fits"]:
         console.print(
-            f"[bold]fits[/bold] {target}: {show_size(chosen['ram_bytes'])} of RAM for {chosen['precision']} "
+            f"[bold]fits[/bold] {target}: {show_need(chosen['ram_bytes'])} of RAM for {chosen['precision']} "
             f"({chosen['bits_per_weight']:.2f} bits a weight) and {chosen['context']} tokens of context",
             highlight=False,
             soft_wrap=True,
@@ -40,7 +48,7 @@ def print_forecasts(chosen: dict[str, Any], others: Sequence[dict[str, Any]], ta
     else:
         console.print(
             f"[bold]does not fit[/bold] {target}: {chosen['precision']} with {chosen['context']} tokens of context "
-            f"needs {show_size(chosen['ram_bytes'])} at least",
+            f"needs {show_need(chosen['ram_bytes'])} at least",
             highlight=False,
             soft_wrap=True,
         )
@@ -52,7 +60,7 @@ def print_forecasts(chosen: dict[str, Any], others: Sequence[dict[str, Any]], ta
         table.add_row(
             other["precision"],
             str(other["context"]),
-            show_size(other["ram_bytes"]),
+            show_need(other["ram_bytes"]),
             f"{other['disk_bytes_per_token'] / 1e6:.0f}",
             speed,
             other["limit"],
@@ -78,7 +86,7 @@ def print_package(facts: dict[str, Any], console: Console) -> None:
     for i, plan in enumerate(facts["plans"]):
         plans.add_row(
             str(i + 1),
-            show_size(plan["ram_bytes"]),
+            show_need(plan["ram_bytes"]),
             show_size(plan["vram_bytes"]) if plan["vram_bytes"] else "-",
             str(plan["context"]),
             f"{plan['disk_bytes_per_token'] / 1e6:.0f}",

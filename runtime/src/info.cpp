@@ -99,7 +99,7 @@ std::string as_text(const Package &package, const std::string &path, const PlanC
                format_size(sum.bytes) + "\n";
     for (size_t i = 0; i < package.plans.size(); ++i) {
         const Plan &p = package.plans[i];
-        out += "plan " + std::to_string(i + 1) + ": " + format_size(p.ram_bytes()) + " of RAM, context " +
+        out += "plan " + std::to_string(i + 1) + ": " + format_need(p.ram_bytes()) + " of RAM, context " +
                std::to_string(p.context) + ", predicted " + format_number(p.decode_tokens_per_s) +
                " tokens/s, first token after " + format_number(p.first_token_s) + " s\n";
     }

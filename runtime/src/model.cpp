@@ -25,7 +25,7 @@ PlanChoice choose_plan(const Package &package, uint64_t ram, uint64_t free_ram, 
             if (limit == unlimited) return {i, "the largest"};
             return {i, "the first that fits " + format_size(limit) + (ram != 0 && limit == ram ? " of --ram" : " of free memory")};
         }
-    const std::string need = format_size(package.plans.back().ram_bytes());
+    const std::string need = format_need(package.plans.back().ram_bytes());
     if (ram != 0 && limit == ram)
         return {{},
                 "not enough memory by --ram (expected at least " + need + ", found " + format_size(ram) +
@@ -105,7 +105,7 @@ void Model::load() {
 void Model::say_plan() const {
     if (plan_index == 0 && reader.reads() == 0) return;
     say("plan " + std::to_string(plan_index + 1) + " of " + std::to_string(package.plans.size()) + ": " +
-        format_size(plan().ram_bytes()) + " of RAM, " + format_size(plan().disk_bytes_per_token) +
+        format_need(plan().ram_bytes()) + " of RAM, " + format_size(plan().disk_bytes_per_token) +
         " read from disk a token, predicted " + format_number(plan().decode_tokens_per_s) + " tokens/s");
 }
 

@@ -35,18 +35,29 @@ bool parse_size(const std::string &text, uint64_t &bytes) {
     return true;
 }
 
-std::string format_size(uint64_t bytes) {
+namespace {
+
+int decimals(double value) { return value >= 100 ? 0 : value >= 10 ? 1 : 2; }
+
+std::string in_units(uint64_t bytes, bool up) {
     const char *units[] = {"bytes", "KiB", "MiB", "GiB", "TiB"};
     double value = static_cast<double>(bytes);
     int unit = 0;
     while (value >= 1024 && unit < 4) value /= 1024, ++unit;
-    return (unit == 0 ? std::to_string(bytes) : format_number(value)) + " " + units[unit];
+    if (unit == 0) return std::to_string(bytes) + " bytes";
+    const double step = std::pow(10.0, -decimals(value));
+    return format_number(up ? std::ceil(value / step) * step : value) + " " + units[unit];
 }
+
+} // namespace
+
+std::string format_size(uint64_t bytes) { return in_units(bytes, false); }
+
+std::string format_need(uint64_t bytes) { return in_units(bytes, true); }
 
 std::string format_number(double value) {
     char text[64];
-    const int decimals = value >= 100 ? 0 : value >= 10 ? 1 : 2;
-    std::snprintf(text, sizeof text, "%.*f", decimals, value);
+    std::snprintf(text, sizeof text, "%.*f", decimals(value), value);
     return text;
 }
 

@@ -8,6 +8,7 @@ namespace n730 {
 // `512M`, `1.5G`, `4096`: bytes, in binary units (K, M, G, T; `MB` and `MiB` mean the same). False if malformed.
 bool parse_size(const std::string &text, uint64_t &bytes);
 std::string format_size(uint64_t bytes); // "1.5 GiB"
+std::string format_need(uint64_t bytes); // the same, never less than it is: --ram with what is shown is enough
 std::string format_number(double value); // three significant digits, never an exponent for usual values
 
 std::string json_string(const std::string &text); // quoted; bytes that are no UTF-8 become U+FFFD

@@ -62,6 +62,14 @@ TEST_CASE("sizes as people write them") {
         CHECK_MESSAGE(parsed(bad) == 0, bad);
     CHECK(format_size(100) == "100 bytes");
     CHECK(format_size(uint64_t(3) << 29) == "1.50 GiB");
+    for (const uint64_t size : {uint64_t(100), uint64_t(1025), uint64_t(708206593), uint64_t(1) << 30, (uint64_t(3) << 29) + 1}) {
+        std::string shown = format_need(size);
+        shown = shown.substr(0, shown.find(' ')) + (size == 100 ? "" : shown.substr(shown.find(' ') + 1, 1));
+        uint64_t read = 0;
+        REQUIRE(parse_size(shown, read));
+        CHECK(read >= size); // what is shown is enough
+        CHECK(static_cast<double>(read) <= 1.01 * static_cast<double>(size));
+    }
 }
 
 TEST_CASE("JSON is escaped and never holds what JSON has no word for") {

@@ -33,7 +33,6 @@ N730_FN f32x8 scores(const heads *h, const uint8_t *k, const float *k_scales, in
     const int positions = 8 / lanes;
     const int64_t row = h->dim * cache_element(format);
     const uint8_t *rows[8];
-    const float *q[8];
     f32x8 s[8];
     float scale[8];
     N730_UNROLL for (int p = 0; p < positions; p++) {
@@ -42,16 +41,14 @@ N730_FN f32x8 scores(const heads *h, const uint8_t *k, const float *k_scales, in
         _mm_prefetch((const char *)(rows[p] + CACHE_AHEAD), _MM_HINT_T0);
         if (format == CACHE_INT8) N730_UNROLL for (int r = 0; r < lanes; r++) scale[p * lanes + r] = k_scales[at];
     }
-    N730_UNROLL for (int r = 0; r < lanes; r++) q[r] = h->q + (r < h->n ? r : 0) * h->dim;
-    N730_UNROLL for (int p = 0; p < positions; p++) { /* 0 + a is a, but for the sign of a zero, which exp does not see */
-        f32x8 x = cache_load(rows[p], format);
-        N730_UNROLL for (int r = 0; r < lanes; r++) s[p * lanes + r] = f8_mul(f8_load(q[r]), x);
-    }
-    for (int64_t i = 8; i < h->dim; i += 8)
+    N730_UNROLL for (int i = 0; i < 8; i++) s[i] = f8_zero();
+    for (int64_t i = 0; i < h->dim; i += 8)
         N730_UNROLL for (int p = 0; p < positions; p++) {
             f32x8 x = cache_load(rows[p] + i * cache_element(format), format);
-            N730_UNROLL for (int r = 0; r < lanes; r++)
-                s[p * lanes + r] = f8_add(s[p * lanes + r], f8_mul(f8_load(q[r] + i), x));
+            N730_UNROLL for (int r = 0; r < lanes; r++) {
+                const float *q = h->q + (r < h->n ? r : 0) * h->dim;
+                s[p * lanes + r] = f8_add(s[p * lanes + r], f8_mul(f8_load(q + i), x));
+            }
         }
     f32x8 dots = f8_sums(s);
     if (format == CACHE_INT8) dots = f8_mul(f8_load(scale), dots);

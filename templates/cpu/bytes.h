@@ -1,8 +1,9 @@
 /* `bytes`: what one load of packed fields gives, 64 bytes (16 rows of a unit) on AVX-512 and 32 (8 rows, a half of the
  * tile) before; HALVES of them make a unit. And, from SSSE3 on, products of u8 and s8.
  *
- * acc16 and acc32 add in place, in assembly: GCC would postpone all additions of an unrolled loop to its end and keep every
- * addend on the stack; a fence behind each addition (as elsewhere) costs a move of registers, and a quarter of the time with four columns. */
+ * acc16 and acc32 add in place, in assembly: GCC would postpone all additions of an unrolled loop to its end and keep
+ * every addend on the stack; a fence behind each addition (as elsewhere) costs a move of registers, and a quarter of the
+ * time with four columns. */
 #ifndef N730_BYTES_H
 #define N730_BYTES_H
 #include "simd.h"
