@@ -11,11 +11,13 @@ import json
 import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
+from threadpoolctl import ThreadpoolController
 
 from n730c.errors import N730Error
 from n730c.files import system_errors, write_whole
@@ -36,10 +38,18 @@ class Visitor(Protocol):
     def visit(self, stage: Stage, weights: Values, moments: Moments, state: dict[str, Any]) -> None: ...
 
 
+@lru_cache
+def _libraries() -> ThreadpoolController:
+    return ThreadpoolController()
+
+
 def in_order(count: int, work: Callable[[int], Any]) -> Iterator[Any]:
-    """``work(0)`` … ``work(count - 1)`` on all cores, results in order, at most as many as there are cores held."""
+    """``work(0)`` … ``work(count - 1)`` on all cores, results in order, at most as many as there are cores held.
+
+    Meanwhile numpy multiplies with one thread: threads of threads wait for each other most of the time.
+    """
     workers = os.cpu_count() or 1
-    with ThreadPoolExecutor(workers) as pool:
+    with _libraries().limit(limits=1, user_api="blas"), ThreadPoolExecutor(workers) as pool:
         for first in range(0, count, workers):
             yield from pool.map(work, range(first, min(count, first + workers)))
 
