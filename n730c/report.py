@@ -54,7 +54,8 @@ def print_forecasts(chosen: dict[str, Any], others: Sequence[dict[str, Any]], ta
         )
     if not others:
         return
-    table = Table("precision", "context", "RAM", "MB a token", "tokens/s", "limit", title="what else would run")
+    title = "what else would run" if any(other["fits"] for other in others) else "nor would these run"
+    table = Table("precision", "context", "RAM", "MB a token", "tokens/s", "limit", title=title)
     for other in others:
         speed = _speed(other["decode_tokens_per_s"]) if other["fits"] else "-"
         table.add_row(

@@ -143,8 +143,12 @@ def load_target(name_or_file: str) -> Target:
         return Target.model_validate(_fields(name_or_file))
     except ValidationError as error:
         first = error.errors()[0]
+        hint = "Mend the file; `n730c targets show gt730` shows a whole one."
+        if not first["loc"]:  # fields that do not go together: the message names them
+            raise UsageError(f"target {name_or_file}: {first['ctx']['error']}", hint=hint) from error
         where = ".".join(str(part) for part in first["loc"])
-        raise UsageError(f"target {name_or_file}: field {where}: {first['msg']}", found=repr(first["input"])) from error
+        what = f"target {name_or_file}: field {where}: {first['msg']}"
+        raise UsageError(what, found=repr(first["input"]), hint=hint) from error
 
 
 def _fields(name_or_file: str) -> dict[str, Any]:
@@ -162,7 +166,11 @@ def _fields(name_or_file: str) -> dict[str, Any]:
             found=repr(like),
             hint="Run `n730c targets` for the list.",
         )
-    return _merged(_fields(like), fields)
+    both = _merged(_fields(like), fields)
+    rate, beside = "disk_bytes_per_s", "disk_bytes_per_s_beside_ram"
+    if rate in fields and beside not in fields and isinstance(both[rate], int | float):
+        both[beside] = min(both[rate], both[beside])  # of a slower disk: no more than it gives alone
+    return both
 
 
 def _merged(common: dict[str, Any], own: dict[str, Any]) -> dict[str, Any]:

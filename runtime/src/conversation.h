@@ -22,6 +22,8 @@ class Conversation {
     void remove_last() { messages_.pop_back(); }
     void clear() { messages_.clear(); }
     size_t size() const { return messages_.size(); } // without the system message
+    const std::vector<Message> &messages() const { return messages_; }
+    void restore(std::vector<Message> messages) { messages_ = std::move(messages); }
     // Drops the oldest message of the user and all up to the next one. False: there is only one.
     bool drop_oldest();
 

@@ -171,9 +171,13 @@ uint64_t number_after(const std::string &text, const std::string &key, uint64_t 
 
 constexpr uint64_t UNLIMITED = ~uint64_t(0);
 
+// Room in memory, and what no process may have more than.
+struct Room {
+    uint64_t left, most;
+};
+
 // Room that a memory control group and its ancestors leave; page cache counts as free, since it gives way.
-uint64_t cgroup_room(const std::string &root, std::string path, const char *limit, const char *usage) {
-    uint64_t room = UNLIMITED;
+void cgroup_room(Room &room, const std::string &root, std::string path, const char *limit, const char *usage) {
     for (;;) {
         const std::string dir = root + path + "/";
         const uint64_t most = number_after("=" + slurp(dir + limit), "=", UNLIMITED);
@@ -182,10 +186,11 @@ uint64_t cgroup_room(const std::string &root, std::string path, const char *limi
             const uint64_t cache = number_after(stat, "\ninactive_file ", 0) + number_after(stat, "\nactive_file ", 0);
             uint64_t used = number_after("=" + slurp(dir + usage), "=", 0);
             used -= std::min(used, cache);
-            room = std::min(room, most - std::min(most, used));
+            room.left = std::min(room.left, most - std::min(most, used));
+            room.most = std::min(room.most, most);
         }
         const size_t slash = path.rfind('/');
-        if (slash == std::string::npos) return room;
+        if (slash == std::string::npos) return;
         path.resize(slash);
     }
 }
@@ -193,7 +198,7 @@ uint64_t cgroup_room(const std::string &root, std::string path, const char *limi
 } // namespace
 
 uint64_t free_ram() {
-    uint64_t room = number_after(slurp("/proc/meminfo"), "MemAvailable:", UNLIMITED >> 10) << 10;
+    Room room{number_after(slurp("/proc/meminfo"), "MemAvailable:", UNLIMITED >> 10) << 10, UNLIMITED};
     const std::string groups = "\n" + slurp("/proc/self/cgroup");
     for (size_t at = 0; (at = groups.find('\n', at)) != std::string::npos; ++at) {
         const std::string line = groups.substr(at + 1, groups.find('\n', at + 1) - at - 1);
@@ -202,15 +207,14 @@ uint64_t free_ram() {
         std::string path = line.substr(slash + 1);
         if (path == "/") path.clear();
         if (line.compare(0, 3, "0::") == 0)
-            room = std::min(room, cgroup_room("/sys/fs/cgroup", path, "memory.max", "memory.current"));
+            cgroup_room(room, "/sys/fs/cgroup", path, "memory.max", "memory.current");
         else if (line.find(":memory:") != std::string::npos)
-            room = std::min(
-                room, cgroup_room("/sys/fs/cgroup/memory", path, "memory.limit_in_bytes", "memory.usage_in_bytes"));
+            cgroup_room(room, "/sys/fs/cgroup/memory", path, "memory.limit_in_bytes", "memory.usage_in_bytes");
     }
-    if (room >= UNLIMITED >> 11) return 0;
+    if (room.left >= UNLIMITED >> 11) return 0;
     // What is ours already: anonymous memory, and what the kernel keeps for us, counted by groups in large steps.
     constexpr uint64_t kernel = 4 << 20;
-    return room + kernel + (number_after(slurp("/proc/self/status"), "RssAnon:", 0) << 10);
+    return std::min(room.most, room.left + kernel + (number_after(slurp("/proc/self/status"), "RssAnon:", 0) << 10));
 }
 
 // VmHWM and not getrusage: ru_maxrss is inherited from the parent's image across exec.

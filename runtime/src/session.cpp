@@ -61,6 +61,7 @@ void Session::answer() {
     const int64_t context = model_.plan().context;
     std::vector<int32_t> ids;
     size_t dropped = 0;
+    const std::vector<Message> before = conversation_.messages();
     try {
         ids = prompt();
         if (static_cast<int64_t>(ids.size()) > context - context / 4)
@@ -72,6 +73,7 @@ void Session::answer() {
             throw Error("the message does not fit the context", "less than " + std::to_string(context) + " tokens",
                         std::to_string(ids.size()), "Shorten it, or build with a larger --context.");
     } catch (const Error &error) {
+        conversation_.restore(before); // nothing was dropped for a message that cannot be answered
         conversation_.remove_last();
         throw Refused{error.what()};
     }

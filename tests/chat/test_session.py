@@ -80,6 +80,10 @@ def test_a_message_beyond_the_context_is_refused_and_forgotten(demo: Path) -> No
     done = talk(demo, "x " * 3000 + "\nHi\n", "-n", "4", "--stats")
     assert done.returncode == 0 and len(cached(done.stderr)) == 1
     assert b"error: the message does not fit the context (expected less than 512 tokens, found" in done.stderr
+    # What was said before stays: the next answer is the one that is given without the refused message.
+    with_it = talk(demo, "Hi\n" + "x " * 3000 + "\nAnd now?\n", "-n", "4", "--stats")
+    without = talk(demo, "Hi\nAnd now?\n", "-n", "4", "--stats")
+    assert with_it.stdout == without.stdout and cached(with_it.stderr) == cached(without.stderr)
 
 
 def test_text_that_is_not_utf8(demo: Path) -> None:

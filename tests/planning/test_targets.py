@@ -42,6 +42,13 @@ def test_a_file_says_what_differs(tmp_path: Path) -> None:
         update={"name": "mine", "ram_bytes": 2**30, "gpu": card.gpu.model_copy(update={"launch_s": 6e-6})}
     )
     assert load_target(str(mine)) == expected
+    mine.write_text('name = "mine"\nlike = "gt730"\ndisk_bytes_per_s = 8e7\n')
+    assert load_target(str(mine)).disk_bytes_per_s_beside_ram == 8e7
+    mine.write_text('name = "mine"\nlike = "gt730"\ndisk_bytes_per_s_beside_ram = 8e9\n')
+    with pytest.raises(UsageError) as caught:
+        load_target(str(mine))
+    assert str(caught.value).startswith(f"target {mine}: disk_bytes_per_s_beside_ram: expected at most")
+    assert len(str(caught.value)) < 300
     for wrong in ('"pc"', "3", "[]"):
         mine.write_text(f'name = "mine"\nlike = {wrong}\n')
         with pytest.raises(UsageError, match="field like"):
