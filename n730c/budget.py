@@ -21,8 +21,6 @@ from n730c.passes.precision import assign_uniform
 from n730c.profile import SensitivityProfile
 from n730c.target import Target
 
-__all__ = ["Prices", "first_budget", "fit", "least_budget", "nominal_formats", "room_for_weights", "seconds"]
-
 MOST_BPW = 5.0  # bits a weight that are taken by default even if the memory would hold more: speed is worth more then
 Draft = TypeVar("Draft")
 

@@ -74,12 +74,19 @@ class KV(StrEnum):
     int8 = "int8"
 
 
+TargetName = Annotated[str, typer.Option(help="name of a target (see `n730c targets`) or a TOML file")]
+RamSize = Annotated[str | None, typer.Option(metavar="SIZE", help="memory to fit in [default: the target's]")]
+VramSize = Annotated[
+    str | None, typer.Option(metavar="SIZE", help="memory of the graphics card to use; 0: none [default: the target's]")
+]
+
+
 @app.command()
 def build(
     model: Annotated[
         Path, typer.Argument(help="Hugging Face model folder (config.json, safetensors, tokenizer.json) or GGUF file")
     ],
-    target: Annotated[str, typer.Option(help="name of a target (see `n730c targets`) or a TOML file")],
+    target: TargetName,
     output: Annotated[
         Path | None, typer.Option("-o", "--output", help="package to write [default: MODEL.n730]")
     ] = None,
@@ -114,11 +121,8 @@ def build(
         KV | None,
         typer.Option(help="KV cache [default: fp16; with --precision bf16 or fp16, which round nothing, fp32]"),
     ] = None,
-    ram: Annotated[str | None, typer.Option(metavar="SIZE", help="memory to fit in [default: the target's]")] = None,
-    vram: Annotated[
-        str | None,
-        typer.Option(metavar="SIZE", help="memory of the graphics card to use; 0: none [default: the target's]"),
-    ] = None,
+    ram: RamSize = None,
+    vram: VramSize = None,
     context: Annotated[
         int | None, typer.Option(min=1, help="tokens the KV cache holds [default: the model's, at most 4096]")
     ] = None,
@@ -235,16 +239,13 @@ def plan(
     source: Annotated[
         Path, typer.Argument(help="a Hugging Face folder (config.json is enough), a GGUF file or a .n730 file")
     ],
-    target: Annotated[str, typer.Option(help="name of a target (see `n730c targets`) or a TOML file")],
+    target: TargetName,
     precision: Annotated[
         Precision | None, typer.Option(help="bits of the linear layers [default: as build would take]")
     ] = None,
     kv: Annotated[KV | None, typer.Option(help="KV cache [default: as build would take]")] = None,
-    ram: Annotated[str | None, typer.Option(metavar="SIZE", help="memory to fit in [default: the target's]")] = None,
-    vram: Annotated[
-        str | None,
-        typer.Option(metavar="SIZE", help="memory of the graphics card to use; 0: none [default: the target's]"),
-    ] = None,
+    ram: RamSize = None,
+    vram: VramSize = None,
     context: Annotated[
         int | None, typer.Option(min=1, help="tokens the KV cache holds [default: what suits the memory]")
     ] = None,

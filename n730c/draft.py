@@ -11,14 +11,14 @@ from typing import Any
 from rich.console import Console
 
 from n730c.artifacts import GpuArch, KernelImage, KernelSpec, Plan, Program
-from n730c.budget import Prices, first_budget, fit, least_budget, room_for_weights, seconds
+from n730c.budget import first_budget, fit, least_budget, room_for_weights, seconds
 from n730c.codegen import GpuImage, build_gpu_images, build_images, computable
 from n730c.dtypes import Format
 from n730c.errors import BudgetExceeded, ToolchainError, UsageError
 from n730c.frontend.checkpoint import DEFAULT_CONTEXT, Checkpoint
 from n730c.frontend.model import load_model
 from n730c.ir.core import Graph
-from n730c.mixed import CALIBRATION_TOKENS, Calibrated, choose
+from n730c.mixed import CALIBRATION_TOKENS, Calibrated, Prices, choose
 from n730c.mixed import Choice as MixedChoice
 from n730c.package import package_size
 from n730c.passes import Pass, run_passes
@@ -77,6 +77,14 @@ def choose_context(asked: int | None, graph: Graph, program: Program, ram_bytes:
             hint="Take a smaller --context.",
         )
     return asked
+
+
+def smallest(
+    graph: Graph, target: Target, tokenizer_bytes: int, asked: int | None, kv: Format, ram_bytes: int
+) -> Planner:
+    """Of the program with the fewest bits, with the context ``asked`` for: what memory holds beside it is for more."""
+    program = lower(graph, assign_uniform(graph, "int2"), kv)
+    return Planner(program, target, tokenizer_bytes, choose_context(asked, graph, program, ram_bytes))
 
 
 def choose_formats(
@@ -202,10 +210,8 @@ class Drafter:
 
         Raises BudgetExceeded where no plan fits the memory even with the fewest bits.
         """
-        kv = kv_format(self.options.kv, MIXED)
-        program = lower(self.graph, assign_uniform(self.graph, "int2"), kv)
-        context = choose_context(self.options.context, self.graph, program, self.ram_bytes)
-        planner = Planner(program, self.target, len(self.tokenizer), context)
+        kv, context = kv_format(self.options.kv, MIXED), self.options.context
+        planner = smallest(self.graph, self.target, len(self.tokenizer), context, kv, self.ram_bytes)
         planner.plans(self.ram_bytes)
         return room_for_weights(planner, self.ram_bytes)
 

@@ -10,7 +10,7 @@ from typing import Any
 from n730c.artifacts import OVERHEAD, Plan, Program
 from n730c.budget import nominal_formats, room_for_weights
 from n730c.codegen import computable
-from n730c.draft import PASSES, choose_context, choose_formats
+from n730c.draft import PASSES, choose_context, choose_formats, smallest
 from n730c.dtypes import Format
 from n730c.errors import N730Error, UsageError
 from n730c.frontend.gguf_file import is_gguf
@@ -23,7 +23,7 @@ from n730c.package import read_package
 from n730c.passes import run_passes
 from n730c.passes.lower import lower
 from n730c.passes.plan import Choice, Planner
-from n730c.passes.precision import AS_STORED, MIXED, PRECISIONS, assign_uniform, kv_format
+from n730c.passes.precision import AS_STORED, MIXED, PRECISIONS, kv_format
 from n730c.target import Target
 
 TOKENIZER_BYTES = 8 << 20  # assumed where there is no tokenizer.json yet: about what 128 000 tokens take
@@ -103,9 +103,8 @@ def forecast(
     def of(asked_for: str | None, asked: int | None) -> Forecast:
         if asked_for == MIXED or (asked_for is None and checkpoint.stored_formats() is None):
             name, cache = MIXED, kv_format(kv, MIXED)
-            program = lower(graph, assign_uniform(graph, "int2"), cache)
-            small = Planner(program, target, tokenizer, choose_context(asked, graph, program, ram))
-            formats: Mapping[str, Format] = nominal_formats(graph, room_for_weights(small, ram))
+            room = room_for_weights(smallest(graph, target, tokenizer, asked, cache, ram), ram)
+            formats: Mapping[str, Format] = nominal_formats(graph, room)
         else:
             name, formats, cache = choose_formats(graph, checkpoint, asked_for, kv)
         program = lower(graph, formats, cache)

@@ -1,8 +1,6 @@
 #include "card_rows.h"
-#include "device_cuda.h"
 #include "platform.h"
 #include "progress.h"
-#include "text.h"
 
 #include <algorithm>
 #include <cstring>
@@ -10,33 +8,22 @@
 namespace n730 {
 
 namespace {
-constexpr uint32_t COLUMNS[] = {1, 2, 4, 8};
 constexpr uint64_t STAGING = uint64_t(4) << 20; // bytes of pinned memory that weights pass through: whole pieces
-constexpr uint32_t LINEAR_THREADS = 256, LINEAR_TILES = 8; // how n730c/codegen/cuda.py has the kernels launched
 } // namespace
 
 std::unique_ptr<CardRows> CardRows::open(const Package &package, size_t plan, bool trust, std::string &why) {
     std::unique_ptr<Cuda> cuda = Cuda::open(why);
     if (cuda == nullptr) return nullptr;
-    const Image *image = choose_image(package, *cuda);
-    if (image == nullptr)
-        why = "the package has no kernels for " + cuda->name() + " (expected compute capability " +
-              std::to_string(cuda->major()) + "." + std::to_string(cuda->minor()) + ", found none)";
-    else if (!trust)
-        why = "the kernels for the graphics card are the package's own code, which runs only with --trust";
-    if (image == nullptr || !trust) return nullptr;
+    const Image *image = choose_image(package, *cuda, trust, why);
+    if (image == nullptr) return nullptr;
     std::unique_ptr<CardRows> rows(new CardRows(package, plan, std::move(cuda)));
     const uint64_t free = rows->cuda_->free_vram();
     rows->vram_ = rows->cuda_->allocate(rows->layout_.bytes);
     if (rows->vram_ == 0) {
-        why = "the graphics card has not enough memory left (expected " + format_size(rows->layout_.bytes) + ", found " +
-              format_size(free) + ")";
+        why = too_little_vram(rows->layout_.bytes, free);
         return nullptr;
     }
-    const std::vector<uint8_t> code = read_section(package, CODE);
-    const auto *first = reinterpret_cast<const char *>(code.data()) + image->offset;
-    const std::string text(first, first + image->size); // with a zero behind it, in case that it is PTX
-    rows->prepare(rows->cuda_->load(text.c_str()));
+    rows->prepare(load_image(package, *image, *rows->cuda_));
     return rows;
 }
 
@@ -60,12 +47,9 @@ void CardRows::prepare(CudaModule module) {
     in_ = static_cast<uint8_t *>(cuda_->allocate_pinned(layout_.result - layout_.in));
     result_ = static_cast<uint8_t *>(cuda_->allocate_pinned(layout_.bytes - layout_.result));
     for (const CardShare &share : package_.cards[plan_index_]) {
-        const Tensor &t = package_.tensors[package_.steps[share.step].weight];
-        const std::string name = std::string("linear_") + format_name(t.format) + "_" + std::to_string(t.rows) + "x" +
-                                 std::to_string(t.cols) + "_c";
+        const Tensor &weight = package_.tensors[package_.steps[share.step].weight];
         Functions functions;
-        for (int v = 0; v < VARIANTS; ++v)
-            functions.by_columns[v] = cuda_->function(module, name + std::to_string(COLUMNS[v]));
+        for (int v = 0; v < LINEAR_VARIANTS; ++v) functions.by_columns[v] = linear_kernel(*cuda_, module, weight, v);
         functions_.push_back(functions);
     }
 }
@@ -137,8 +121,7 @@ void CardRows::ask(const CardLayout::Round &round, const n730_call &first) {
     const uint64_t in_bytes = uint64_t(first.tokens * first.in_stride[0]);
     std::memcpy(in_, first.in[0], size_t(in_bytes));
     cuda_->copy_to_device(vram_ + layout_.in, in_, in_bytes, stream_);
-    int variant = 0;
-    while (variant + 1 < VARIANTS && COLUMNS[variant] < first.tokens) ++variant;
+    const int variant = linear_variant(first.tokens);
     const auto at = [&](uint64_t offset) { return reinterpret_cast<unsigned char *>(vram_ + offset); };
     for (uint32_t i = round.share; i < round.share_end; ++i) {
         n730_cuda_call call{};
@@ -151,7 +134,7 @@ void CardRows::ask(const CardLayout::Round &round, const n730_call &first) {
         call.tokens = int(first.tokens);
         call.context = 1;
         call.end = int(share(i).tiles);
-        cuda_->launch(functions_[i].by_columns[variant], uint32_t(ceil_div(uint64_t(first.tokens), COLUMNS[variant])),
+        cuda_->launch(functions_[i].by_columns[variant], uint32_t(ceil_div(uint64_t(first.tokens), LINEAR_COLUMNS[variant])),
                       uint32_t(ceil_div(share(i).tiles, LINEAR_TILES)), LINEAR_THREADS, &call, stream_);
     }
     cuda_->copy_to_host(result_, vram_ + layout_.result, round.result_token_bytes * uint64_t(first.tokens), stream_);

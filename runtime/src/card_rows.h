@@ -1,8 +1,7 @@
 // The rows of matrices that a plan gives to a graphics card (FORMAT.md, SCHEDULE: the graphics card): they lie in its memory, and
 // are multiplied there while the CPU multiplies the others. The results are those of the CPU, to the bit.
 #pragma once
-#include "cuda_driver.h"
-#include "package.h"
+#include "cuda_kernels.h"
 
 #include "../../templates/cuda/call.h"
 #include "n730_call.h"
@@ -36,9 +35,8 @@ class CardRows {
     double waited_seconds() const { return waited_; } // by finish()
 
   private:
-    static constexpr int VARIANTS = 4; // LINEAR kernels for 1, 2, 4 and 8 tokens a block
     struct Functions {
-        CudaFunction by_columns[VARIANTS] = {};
+        CudaFunction by_columns[LINEAR_VARIANTS] = {};
     };
 
     CardRows(const Package &package, size_t plan, std::unique_ptr<Cuda> cuda);

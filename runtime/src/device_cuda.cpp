@@ -1,5 +1,4 @@
 #include "device_cuda.h"
-#include "text.h"
 
 #include <algorithm>
 #include <cstring>
@@ -9,28 +8,12 @@ namespace n730 {
 namespace {
 
 constexpr uint64_t STAGING = uint64_t(4) << 20; // bytes of each of the two pinned buffers that weights pass through
-constexpr uint32_t COLUMNS[] = {1, 2, 4, 8};
 // How n730c/codegen/cuda.py has the kernels launched.
-constexpr uint32_t LINEAR_THREADS = 256, LINEAR_TILES = 8, FLAT = 256, QUANTIZE_GROUPS = 8, TABLE_THREADS = 64,
-                   ATTENTION_THREADS = 128, WARP = 32;
+constexpr uint32_t FLAT = 256, QUANTIZE_GROUPS = 8, TABLE_THREADS = 64, ATTENTION_THREADS = 128, WARP = 32;
 
 std::string number(int64_t n) { return std::to_string(n); }
 
-std::string shape(const Tensor &t) { return format_name(t.format) + ("_" + number(t.rows)) + "x" + number(t.cols); }
-
 } // namespace
-
-// The best image for a card: of its generation, not above it.
-const Image *choose_image(const Package &package, const Cuda &card) {
-    const Image *best = nullptr;
-    for (const Image &image : package.images) {
-        const int architecture = gpu_architecture(image.isa);
-        if (architecture != 0 && architecture / 10 == card.major() && architecture % 10 <= card.minor() &&
-            (best == nullptr || image.isa > best->isa))
-            best = &image;
-    }
-    return best;
-}
 
 static bool has_kernel(Op op) { return op <= Op::SILU; }
 
@@ -46,28 +29,18 @@ std::unique_ptr<DeviceCuda> DeviceCuda::open(const Package &package, size_t plan
         why = "the model has steps for which there are no kernels for graphics cards yet";
         return nullptr;
     }
-    const Image *image = choose_image(package, *card);
-    if (image == nullptr) {
-        why = "the package has no kernels for " + card->name() + " (expected compute capability " + number(card->major()) +
-              "." + number(card->minor()) + ", found none)";
-        return nullptr;
-    }
-    if (!trust) {
-        why = "the kernels for the graphics card are the package's own code, which runs only with --trust";
-        return nullptr;
-    }
+    const Image *image = choose_image(package, *card, trust, why);
+    if (image == nullptr) return nullptr;
     std::unique_ptr<DeviceCuda> device(new DeviceCuda(package, plan, std::move(card)));
     const uint64_t free = device->cuda_->free_vram();
     device->arena_ = device->cuda_->allocate(device->plan_.arena_bytes);
     if (device->arena_ != 0) device->ids_ = device->cuda_->allocate(device->plan_.batch * sizeof(int32_t));
     if (device->ids_ == 0) {
-        why = "the graphics card has not enough memory left (expected " + format_size(device->plan_.arena_bytes) + ", found " +
-              format_size(free) + ")";
+        why = too_little_vram(device->plan_.arena_bytes, free);
         return nullptr;
     }
     device->bytes_ = device->plan_.arena_bytes + device->plan_.batch * sizeof(int32_t);
-    const std::vector<uint8_t> code = read_section(package, CODE);
-    device->prepare(device->cuda_->load(code.data() + image->offset));
+    device->prepare(load_image(package, *image, *device->cuda_));
     return device;
 }
 
@@ -151,12 +124,11 @@ void DeviceCuda::make_launch(size_t index, CudaModule module) {
         l.threads = LINEAR_THREADS;
         l.items = uint32_t(ceil_div(t.rows, TILE_ROWS));
         l.items_per_block = LINEAR_TILES;
-        for (int v = 0; v < VARIANTS; ++v)
-            l.functions[v] = cuda_->function(module, "linear_" + shape(t) + "_c" + number(COLUMNS[v]));
+        for (int v = 0; v < LINEAR_VARIANTS; ++v) l.functions[v] = linear_kernel(*cuda_, module, t, v);
         break;
     }
     case Op::EMBED:
-        name = "embed_" + shape(package_.tensors[step.weight]);
+        name = "embed_" + matrix_shape(package_.tensors[step.weight]);
         flat(package_.tensors[step.weight].cols, FLAT);
         break;
     case Op::RMS_NORM:
@@ -221,8 +193,7 @@ void DeviceCuda::load(const uint8_t *arena) {
 }
 
 void DeviceCuda::run(size_t begin, size_t end, int64_t tokens, int64_t position, int64_t first) {
-    int variant = 0;
-    while (variant + 1 < VARIANTS && COLUMNS[variant] < tokens) ++variant;
+    const int variant = linear_variant(tokens);
     for (size_t i = begin; i < end; ++i) {
         Launch &l = launches_[i];
         l.call.tokens = int(tokens);
@@ -230,7 +201,7 @@ void DeviceCuda::run(size_t begin, size_t end, int64_t tokens, int64_t position,
         for (int j = 0; j < 2; ++j)
             if (l.in[j].body && i >= package_.program.head_first)
                 l.call.in[j] = reinterpret_cast<unsigned char *>(arena_ + l.in[j].offset) + first * l.in[j].stride;
-        const uint32_t columns = l.by_columns ? COLUMNS[variant] : 1;
+        const uint32_t columns = l.by_columns ? LINEAR_COLUMNS[variant] : 1;
         cuda_->launch(l.functions[l.by_columns ? variant : 0], uint32_t(ceil_div(uint64_t(tokens), columns)),
                       uint32_t(ceil_div(l.items, l.items_per_block)), l.threads, &l.call, stream_);
     }

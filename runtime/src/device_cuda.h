@@ -1,15 +1,11 @@
 // A program on a graphics card: weights, buffers and caches lie in its memory as the plan laid out the arena, and every
 // step is a launch of the package's own CUDA kernels. The results are those of the CPU, to the bit (FORMAT.md, 4).
 #pragma once
-#include "cuda_driver.h"
-#include "package.h"
+#include "cuda_kernels.h"
 
 #include "../../templates/cuda/call.h"
 
 namespace n730 {
-
-// The package's kernels for a card; nullptr: there are none.
-const Image *choose_image(const Package &package, const Cuda &card);
 
 class DeviceCuda {
   public:
@@ -27,14 +23,13 @@ class DeviceCuda {
     const float *head(int64_t first, int64_t n);
 
   private:
-    static constexpr int VARIANTS = 4; // LINEAR kernels for 1, 2, 4 and 8 tokens a block
     struct Operand {
         uint64_t offset = 0; // in the arena
         int64_t stride = 0;  // bytes a token
         bool used = false, body = false;
     };
     struct Launch {
-        CudaFunction functions[VARIANTS] = {};
+        CudaFunction functions[LINEAR_VARIANTS] = {};
         bool by_columns = false;
         uint32_t threads = 0, items = 0, items_per_block = 0;
         n730_cuda_call call{};

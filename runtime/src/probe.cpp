@@ -73,6 +73,7 @@ class Toml {
 };
 
 std::string describe(const std::string &name, const ComputeNumbers &cpu, const DiskNumbers &disk) {
+    const std::string no_card = "not measured: probe does not measure graphics cards yet";
     const std::string measured = "measured by n730-exec probe " + today() + ": ";
     const std::string isa = isa_name(cpu.isa), kernels = isa_name(builtin_isa(cpu.isa));
     const auto mib = [](uint64_t bytes) { return std::to_string(bytes >> 20) + " MiB"; };
@@ -114,9 +115,9 @@ std::string describe(const std::string &name, const ComputeNumbers &cpu, const D
              measured + reads + ", every fourth place of the file against all in order, a read, median of 5")
         .add("disk_read_bytes", measured + "the least memory in flight within 6 % of the best of 24 combinations")
         .add("disk_reads_in_flight", measured + "as disk_read_bytes")
-        .add("vram_bytes", "not measured: probe does not measure graphics cards yet")
-        .add("vram_bytes_per_s", "not measured: probe does not measure graphics cards yet")
-        .add("pcie_bytes_per_s", "not measured: probe does not measure graphics cards yet")
+        .add("vram_bytes", no_card)
+        .add("vram_bytes_per_s", no_card)
+        .add("pcie_bytes_per_s", no_card)
         .add("step_seconds", measured + "hand-out and barrier of " + std::to_string(cpu.cores) +
                                  " threads, median of 9 rounds of 2000")
         .add("kernel_rates", measured + "built-in " + kernels +

@@ -61,24 +61,18 @@ N730_FN quad load_quad(const int8_t *x) { return _mm_set1_epi32(load_i32(x)); }
 N730_FN i32x8 maddubs(bytes t, quad x) { return i8_pair(_mm_maddubs_epi16(t.lo, x), _mm_maddubs_epi16(t.hi, x)); }
 N730_FN i32x8 add16(i32x8 a, i32x8 b) { return i8_pair(_mm_add_epi16(a.lo, b.lo), _mm_add_epi16(a.hi, b.hi)); }
 #if N730_AVX
-N730_FN void acc16(i32x8 *a, i32x8 b) {
-    __asm__("vpaddw %1, %0, %0" : "+x"(a->lo) : "x"(b.lo));
-    __asm__("vpaddw %1, %0, %0" : "+x"(a->hi) : "x"(b.hi));
-}
-N730_FN void acc32(i32x8 *a, i32x8 b) {
-    __asm__("vpaddd %1, %0, %0" : "+x"(a->lo) : "x"(b.lo));
-    __asm__("vpaddd %1, %0, %0" : "+x"(a->hi) : "x"(b.hi));
-}
+#define N730_ADD_IN_PLACE(op) "v" op " %1, %0, %0"
 #else
+#define N730_ADD_IN_PLACE(op) op " %1, %0"
+#endif
 N730_FN void acc16(i32x8 *a, i32x8 b) {
-    __asm__("paddw %1, %0" : "+x"(a->lo) : "x"(b.lo));
-    __asm__("paddw %1, %0" : "+x"(a->hi) : "x"(b.hi));
+    __asm__(N730_ADD_IN_PLACE("paddw") : "+x"(a->lo) : "x"(b.lo));
+    __asm__(N730_ADD_IN_PLACE("paddw") : "+x"(a->hi) : "x"(b.hi));
 }
 N730_FN void acc32(i32x8 *a, i32x8 b) {
-    __asm__("paddd %1, %0" : "+x"(a->lo) : "x"(b.lo));
-    __asm__("paddd %1, %0" : "+x"(a->hi) : "x"(b.hi));
+    __asm__(N730_ADD_IN_PLACE("paddd") : "+x"(a->lo) : "x"(b.lo));
+    __asm__(N730_ADD_IN_PLACE("paddd") : "+x"(a->hi) : "x"(b.hi));
 }
-#endif
 N730_FN i32x8 widen_pairs(i32x8 a) {
     const __m128i ones = _mm_set1_epi16(1);
     return i8_pair(_mm_madd_epi16(a.lo, ones), _mm_madd_epi16(a.hi, ones));

@@ -177,14 +177,19 @@ def test_editing_on_a_terminal(demo: Path) -> None:
         assert it.exit_code() == 0
 
 
+def interrupted_after(it: Terminal, characters: int) -> int:
+    """Press Ctrl-C once an answer is so long; how many tokens of it were generated."""
+    it.wait_for(PROMPT)
+    it.type(b"Count to a million.\r")
+    it.wait_for(rb"\n[^>]{%d}" % characters)
+    it.type(b"\x03")
+    shown = it.wait_for(rb"(\d+) generated")
+    return int(shown.split(b" generated")[-2].split(b" ")[-1])
+
+
 def test_ctrl_c_stops_the_answer_and_not_the_program(demo: Path) -> None:
     with terminal("chat", demo, "--stats", "--logit-bias", "0=-100") as it:
-        it.wait_for(PROMPT)
-        it.type(b"Count to a million.\r")
-        it.wait_for(rb"\n[^>]{12}")
-        it.type(b"\x03")
-        shown = it.wait_for(rb"(\d+) generated")
-        assert int(shown.split(b" generated")[-2].split(b" ")[-1]) < 480
+        assert interrupted_after(it, 12) < 480
         it.wait_for(PROMPT)
         it.type(b"\x03")
         it.wait_for(rb"Ctrl-D ends")
