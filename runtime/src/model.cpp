@@ -103,7 +103,7 @@ void Model::load() {
 }
 
 void Model::say_plan() const {
-    if (plan_index == 0 && reader.reads() == 0) return;
+    if (package.plans.size() == 1 && reader.reads() == 0) return; // nothing was chosen
     say("plan " + std::to_string(plan_index + 1) + " of " + std::to_string(package.plans.size()) + ": " +
         format_need(plan().ram_bytes()) + " of RAM, " + format_size(plan().disk_bytes_per_token) +
         " read from disk a token, predicted " + format_number(plan().decode_tokens_per_s) + " tokens/s");
