@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from n730c.artifacts import StepOp
+from n730c.artifacts import StepOp, UnaryFunction
 from n730c.codegen.render import cuda_headers, render_cuda
 from n730c.dtypes import GROUP, TILE_ROWS, Format
 
@@ -94,8 +94,10 @@ def embed(fmt: Format, rows: int, cols: int) -> CudaKernel:
     )
 
 
-def rms_norm(width: int) -> CudaKernel:
-    return CudaKernel(f"rms_norm_{width}", StepOp.RMS_NORM, "norm.h", f"rms_norm<2048>(call, {width})", 256)
+def norm(op: StepOp, width: int, groups: int = 1) -> CudaKernel:
+    """RMS_NORM or LAYER_NORM of each ``width`` elements by themselves."""
+    body = f"norm<2048, {str(op is StepOp.LAYER_NORM).lower()}>(call, {width})"
+    return CudaKernel(f"{op.name.lower()}_{width}", op, "norm.h", body, _FLAT, items=groups)
 
 
 def quantize(width: int) -> CudaKernel:
@@ -120,6 +122,40 @@ def elementwise(op: StepOp, width: int) -> CudaKernel:
     )
 
 
+def flat(op: StepOp, width: int) -> CudaKernel:
+    """ZERO, GATE or COMBINE."""
+    name = op.name.lower()
+    body = f"{name}(call, {width})"
+    return CudaKernel(f"{name}_{width}", op, "experts.h", body, _FLAT, items=width, items_per_block=_FLAT)
+
+
+def route(experts: int, top_k: int, normalized: bool) -> CudaKernel:
+    name = f"route_{experts}_{top_k}" + ("_normalized" if normalized else "")
+    body = f"route<{experts}, {top_k}, {str(normalized).lower()}>(call)"
+    return CudaKernel(name, StepOp.ROUTE, "experts.h", body, 32)
+
+
+def expert() -> CudaKernel:
+    """EXPERT, of any width."""
+    return CudaKernel("expert", StepOp.EXPERT, "experts.h", "expert_tokens(call)", _FLAT)
+
+
+_UNARY = {
+    UnaryFunction.GELU: "Gelu",
+    UnaryFunction.GELU_TANH: "GeluTanh",
+    UnaryFunction.RELU: "Relu",
+    UnaryFunction.RELU_SQUARED: "ReluSquared",
+    UnaryFunction.SCALE: "Scale",
+    UnaryFunction.SOFTCAP: "Softcap",
+}
+
+
+def unary(function: UnaryFunction, width: int) -> CudaKernel:
+    name = f"{function.name.lower()}_{width}"
+    body = f"elementwise<{_UNARY[function]}, 1>(call, {width})"
+    return CudaKernel(name, StepOp.UNARY, "elementwise.h", body, _FLAT, items=width, items_per_block=_FLAT)
+
+
 def rope_table(angles: int) -> CudaKernel:
     return CudaKernel(
         f"rope_table_{angles}",
@@ -132,12 +168,11 @@ def rope_table(angles: int) -> CudaKernel:
     )
 
 
-def rope(heads: int, dim: int, rotary_dim: int) -> CudaKernel:
+def rope(heads: int, dim: int, rotary_dim: int, pairs: bool = False) -> CudaKernel:
     items = heads * (dim - rotary_dim // 2)
-    body = f"rope(call, {heads}, {dim}, {rotary_dim})"
-    return CudaKernel(
-        f"rope_{heads}x{dim}_{rotary_dim}", StepOp.ROPE, "rope.h", body, _FLAT, items=items, items_per_block=_FLAT
-    )
+    name = f"rope_{heads}x{dim}_{rotary_dim}" + ("_pairs" if pairs else "")
+    body = f"rope<{str(pairs).lower()}>(call, {heads}, {dim}, {rotary_dim})"
+    return CudaKernel(name, StepOp.ROPE, "rope.h", body, _FLAT, items=items, items_per_block=_FLAT)
 
 
 def kv_store(fmt: Format, kv_heads: int, dim: int) -> CudaKernel:
@@ -147,9 +182,10 @@ def kv_store(fmt: Format, kv_heads: int, dim: int) -> CudaKernel:
     )
 
 
-def attention(fmt: Format, heads: int, kv_heads: int, dim: int, window: int) -> CudaKernel:
+def attention(fmt: Format, heads: int, kv_heads: int, dim: int, window: int, capped: bool = False) -> CudaKernel:
     name = f"attention_{fmt.name.lower()}_{heads}x{kv_heads}x{dim}" + (f"_w{window}" if window else "")
-    body = f"attention<{_CACHES[fmt]}, {dim}, 128>(call, {heads}, {kv_heads}, {window})"
+    name += "_cap" if capped else ""
+    body = f"attention<{_CACHES[fmt]}, {dim}, 128, {str(capped).lower()}>(call, {heads}, {kv_heads}, {window})"
     return CudaKernel(name, StepOp.ATTENTION, "attention.h", body, 128, items=heads)
 
 

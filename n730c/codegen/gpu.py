@@ -5,13 +5,15 @@ from __future__ import annotations
 from contextlib import suppress
 from dataclasses import dataclass
 
-from n730c.artifacts import NONE, Entry, GpuArch, KernelImage, Maker, Program, Step, StepOp
+from n730c.artifacts import NONE, Entry, GpuArch, KernelImage, Maker, Program, Step, StepOp, UnaryFunction
 from n730c.codegen import cubin, cuda
 from n730c.codegen.cubin import KernelFigures
 from n730c.codegen.cuda import CudaKernel
 from n730c.codegen.nvrtc import Nvrtc
 from n730c.codegen.render import cuda_headers
 from n730c.errors import ToolchainError
+
+MOST_EXPERTS = 4096  # that ROUTE holds in shared memory
 
 
 @dataclass(frozen=True)
@@ -34,17 +36,26 @@ def _of_step(program: Program, step: Step) -> tuple[CudaKernel, ...]:
     if cache and step.op is StepOp.KV_STORE:
         return (cuda.kv_store(cache.format, cache.kv_heads, cache.head_dim),)
     if cache and step.op is StepOp.ATTENTION:
-        return (cuda.attention(cache.format, step.ints[1], cache.kv_heads, cache.head_dim, cache.window),)
-    if step.op is StepOp.RMS_NORM:
-        return (cuda.rms_norm(width),)
+        capped = step.floats[1:2] not in ((), (0.0,))
+        return (cuda.attention(cache.format, step.ints[1], cache.kv_heads, cache.head_dim, cache.window, capped),)
+    if weight and step.op in (StepOp.RMS_NORM, StepOp.LAYER_NORM):
+        return (cuda.norm(step.op, weight.cols, width // weight.cols),)
+    if step.op is StepOp.UNARY:
+        return (cuda.unary(UnaryFunction(step.ints[0]), width),)
     if step.op is StepOp.QUANTIZE:
         return (cuda.quantize(width),)
     if step.op is StepOp.ROPE_TABLE:
         return (cuda.rope_table(width // 2),)
     if step.op is StepOp.ROPE:
-        return (cuda.rope(step.ints[0], step.ints[1], step.ints[2]),)
+        return (cuda.rope(step.ints[0], step.ints[1], step.ints[2], step.ints[3:4] == (1,)),)
     if step.op in (StepOp.ADD, StepOp.MUL, StepOp.SILU, StepOp.SILU_MUL):
         return (cuda.elementwise(step.op, width),)
+    if step.op in (StepOp.ZERO, StepOp.GATE, StepOp.COMBINE):
+        return (cuda.flat(step.op, program.buffers[step.out].width),)
+    if step.op is StepOp.ROUTE and width <= MOST_EXPERTS:
+        return (cuda.route(width, step.ints[0], step.ints[1] == 1),)
+    if step.op is StepOp.EXPERT:
+        return (cuda.expert(),)
     raise ToolchainError(f"no CUDA kernel computes {step.op.name}", hint="Build without --gpu.")
 
 

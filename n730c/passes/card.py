@@ -178,9 +178,14 @@ class CardModel:
 
     def _whole_step(self, i: int, tokens: int) -> float:
         step = self.program.steps[i]
-        seconds = self._gpu.launch_s
+        share = self._shares.get(i, 1.0)  # of the tokens, where the step is an expert's
+        runs = 1 - (1 - share) ** tokens
+        seconds = runs * self._gpu.launch_s
         if step.op is StepOp.LINEAR:
-            seconds += self._kernel_seconds(i, self._tiles(i), self._tokens(i, tokens))
+            reach = max(1, round(share * self._tokens(i, tokens)))
+            seconds += runs * self._kernel_seconds(i, self._tiles(i), reach)
+        elif step.op is StepOp.ROUTE:  # the gates come to the CPU, which launches what was chosen
+            seconds += self._gpu.copy_s
         elif step.op is StepOp.ATTENTION:
             cache = self.program.caches[step.ints[0]]
             seen = min(self.context / 2, cache.window or self.context)
@@ -226,6 +231,10 @@ class CardModel:
             use = self._split(tuple(chosen))
             if use is not None:
                 yield use
+
+    @cached_property
+    def _shares(self) -> Mapping[int, float]:
+        return expert_shares(self.program)
 
     @cached_property
     def offloadable(self) -> tuple[int, ...]:

@@ -13,9 +13,9 @@ constexpr uint32_t FLAT = 256, QUANTIZE_GROUPS = 8, TABLE_THREADS = 64, ATTENTIO
 
 std::string number(int64_t n) { return std::to_string(n); }
 
-} // namespace
+const char *const UNARY_NAMES[] = {"gelu_", "gelu_tanh_", "relu_", "relu_squared_", "scale_", "softcap_"}; // from 1 on
 
-static bool has_kernel(Op op) { return op <= Op::SILU; }
+} // namespace
 
 std::unique_ptr<DeviceCuda> DeviceCuda::open(const Package &package, size_t plan, bool trust, std::string &why) {
     std::unique_ptr<Cuda> card = Cuda::open(why);
@@ -25,10 +25,6 @@ std::unique_ptr<DeviceCuda> DeviceCuda::open(const Package &package, size_t plan
             why = "the plan reads weights from the disk all the time, and the graphics card takes only plans that do not";
             return nullptr;
         }
-    if (!std::all_of(package.steps.begin(), package.steps.end(), [](const Step &s) { return has_kernel(s.op); })) {
-        why = "the model has steps for which there are no kernels for graphics cards yet";
-        return nullptr;
-    }
     const Image *image = choose_image(package, *card, trust, why);
     if (image == nullptr) return nullptr;
     std::unique_ptr<DeviceCuda> device(new DeviceCuda(package, plan, std::move(card)));
@@ -52,7 +48,7 @@ DeviceCuda::~DeviceCuda() {
     for (CudaEvent event : staged_)
         if (event != nullptr) cuda_->destroy(event);
     for (void *memory : {static_cast<void *>(staging_[0]), static_cast<void *>(staging_[1]),
-                         static_cast<void *>(pinned_ids_), static_cast<void *>(logits_)})
+                         static_cast<void *>(pinned_ids_), static_cast<void *>(logits_), static_cast<void *>(gates_)})
         if (memory != nullptr) cuda_->release_pinned(memory);
     for (CudaPointer memory : {arena_, ids_})
         if (memory != 0) cuda_->release(memory);
@@ -70,7 +66,12 @@ void DeviceCuda::prepare(CudaModule module) {
     logits_stride_ = logits.token_bytes();
     logits_ = static_cast<float *>(cuda_->allocate_pinned(logits_stride_ * plan_.head_batch));
     launches_.resize(package_.steps.size());
-    for (size_t i = 0; i < launches_.size(); ++i) make_launch(i, module);
+    uint64_t gates = 0; // bytes, of the mixture with the most experts
+    for (size_t i = 0; i < launches_.size(); ++i) {
+        make_launch(i, module);
+        if (launches_[i].group_end > 0) gates = std::max(gates, uint64_t(launches_[i].in[1].stride) * plan_.batch);
+    }
+    if (gates > 0) gates_ = static_cast<uint8_t *>(cuda_->allocate_pinned(gates));
 }
 
 void DeviceCuda::make_launch(size_t index, CudaModule module) {
@@ -99,8 +100,9 @@ void DeviceCuda::make_launch(size_t index, CudaModule module) {
     }
     call.weight = tensor(step.weight);
     call.bias = tensor(step.bias);
-    call.ids = reinterpret_cast<const int *>(ids_);
+    call.ids = step.op == Op::EMBED && step.p[0] != 0 ? nullptr : reinterpret_cast<const int *>(ids_); // NULL: positions
     call.f0 = step.f[0];
+    call.f1 = step.f[1];
     call.context = 1;
     const auto flat = [&](uint64_t items, uint32_t threads) {
         l.threads = l.items_per_block = threads;
@@ -132,8 +134,36 @@ void DeviceCuda::make_launch(size_t index, CudaModule module) {
         flat(package_.tensors[step.weight].cols, FLAT);
         break;
     case Op::RMS_NORM:
-        name = "rms_norm_" + number(int64_t(width));
+    case Op::LAYER_NORM: {
+        const uint32_t each = package_.tensors[step.weight].cols;
+        name = (step.op == Op::RMS_NORM ? "rms_norm_" : "layer_norm_") + number(each);
+        flat(width / each, FLAT);
+        l.items_per_block = 1;
+        break;
+    }
+    case Op::ROUTE:
+        name = "route_" + number(int64_t(width)) + "_" + number(step.p[0]) + (step.p[1] != 0 ? "_normalized" : "");
+        flat(1, WARP);
+        break;
+    case Op::EXPERT:
+        name = "expert";
+        call.expert = step.p[0];
         flat(1, FLAT);
+        l.group_end = index + 1 + size_t(step.p[1]);
+        break;
+    case Op::COMBINE:
+        name = "combine_" + number(int64_t(width));
+        call.expert = step.p[0];
+        flat(width, FLAT);
+        break;
+    case Op::ZERO:
+    case Op::GATE:
+        name = (step.op == Op::ZERO ? "zero_" : "gate_") + number(int64_t(width));
+        flat(width, FLAT);
+        break;
+    case Op::UNARY:
+        name = UNARY_NAMES[step.p[0] - 1] + number(int64_t(width));
+        flat(width, FLAT);
         break;
     case Op::QUANTIZE:
         name = "quantize_" + number(int64_t(width));
@@ -146,7 +176,8 @@ void DeviceCuda::make_launch(size_t index, CudaModule module) {
         flat(width / 2, TABLE_THREADS);
         break;
     case Op::ROPE:
-        name = "rope_" + number(step.p[0]) + "x" + number(step.p[1]) + "_" + number(step.p[2]);
+        name = "rope_" + number(step.p[0]) + "x" + number(step.p[1]) + "_" + number(step.p[2]) +
+               (step.p[3] != 0 ? "_pairs" : "");
         flat(uint64_t(step.p[0]) * uint64_t(step.p[1] - step.p[2] / 2), FLAT);
         break;
     case Op::KV_STORE:
@@ -156,7 +187,7 @@ void DeviceCuda::make_launch(size_t index, CudaModule module) {
         break;
     case Op::ATTENTION:
         name = "attention_" + kv + "_" + number(step.p[1]) + "x" + number(cache->kv_heads) + "x" + number(cache->head_dim) +
-               (cache->window > 0 ? "_w" + number(cache->window) : "");
+               (cache->window > 0 ? "_w" + number(cache->window) : "") + (step.f[1] != 0.0f ? "_cap" : "");
         flat(uint64_t(step.p[1]), ATTENTION_THREADS);
         l.items_per_block = 1;
         break;
@@ -167,8 +198,6 @@ void DeviceCuda::make_launch(size_t index, CudaModule module) {
         name = std::string(step.op == Op::SILU_MUL ? "silu_mul_" : step.op == Op::ADD ? "add_" : step.op == Op::MUL ? "mul_" : "silu_") +
                number(int64_t(width));
         flat(width, FLAT);
-        break;
-    default: // has_kernel
         break;
     }
     if (!l.by_columns) l.functions[0] = cuda_->function(module, name);
@@ -193,18 +222,50 @@ void DeviceCuda::load(const uint8_t *arena) {
 }
 
 void DeviceCuda::run(size_t begin, size_t end, int64_t tokens, int64_t position, int64_t first) {
-    const int variant = linear_variant(tokens);
+    size_t group_end = 0; // of the expert whose steps these are, or were
+    uint64_t gates = 0;   // where in the arena they lie that said which of these run
+    int64_t chosen = 0;   // tokens that go to the expert
     for (size_t i = begin; i < end; ++i) {
         Launch &l = launches_[i];
-        l.call.tokens = int(tokens);
-        l.call.position = int(position);
-        for (int j = 0; j < 2; ++j)
-            if (l.in[j].body && i >= package_.program.head_first)
-                l.call.in[j] = reinterpret_cast<unsigned char *>(arena_ + l.in[j].offset) + first * l.in[j].stride;
-        const uint32_t columns = l.by_columns ? LINEAR_COLUMNS[variant] : 1;
-        cuda_->launch(l.functions[l.by_columns ? variant : 0], uint32_t(ceil_div(uint64_t(tokens), columns)),
-                      uint32_t(ceil_div(l.items, l.items_per_block)), l.threads, &l.call, stream_);
+        if (l.group_end > 0) {
+            if (i != group_end || gates != l.in[1].offset) fetch_gates(l, tokens); // the first expert of its layer
+            gates = l.in[1].offset;
+            group_end = l.group_end;
+            chosen = count_chosen(l, tokens);
+            if (chosen == 0) {
+                i = group_end - 1;
+                continue;
+            }
+        }
+        const Op op = package_.steps[i].op;
+        const bool some = i < group_end && op != Op::EXPERT && op != Op::COMBINE;
+        launch(i, some ? chosen : tokens, position, first);
     }
+}
+
+// Brings the gates of a batch to the host, which decides by them what is launched.
+void DeviceCuda::fetch_gates(const Launch &expert, int64_t tokens) {
+    cuda_->copy_to_host(gates_, arena_ + expert.in[1].offset, uint64_t(tokens * expert.in[1].stride), stream_);
+    cuda_->wait(stream_);
+}
+
+int64_t DeviceCuda::count_chosen(const Launch &expert, int64_t tokens) const {
+    int64_t n = 0;
+    for (int64_t t = 0; t < tokens; ++t)
+        n += reinterpret_cast<const float *>(gates_ + t * expert.in[1].stride)[expert.call.expert] != 0.0f;
+    return n;
+}
+
+void DeviceCuda::launch(size_t i, int64_t tokens, int64_t position, int64_t first) {
+    Launch &l = launches_[i];
+    const int variant = l.by_columns ? linear_variant(tokens) : 0;
+    l.call.tokens = int(tokens);
+    l.call.position = int(position);
+    for (int j = 0; j < 2; ++j)
+        if (l.in[j].body && i >= package_.program.head_first)
+            l.call.in[j] = reinterpret_cast<unsigned char *>(arena_ + l.in[j].offset) + first * l.in[j].stride;
+    cuda_->launch(l.functions[variant], uint32_t(ceil_div(uint64_t(tokens), l.by_columns ? LINEAR_COLUMNS[variant] : 1)),
+                  uint32_t(ceil_div(l.items, l.items_per_block)), l.threads, &l.call, stream_);
 }
 
 void DeviceCuda::body(const int32_t *ids, int64_t n, int64_t position) {

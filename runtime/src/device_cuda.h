@@ -32,6 +32,7 @@ class DeviceCuda {
         CudaFunction functions[LINEAR_VARIANTS] = {};
         bool by_columns = false;
         uint32_t threads = 0, items = 0, items_per_block = 0;
+        size_t group_end = 0; // EXPERT: behind the COMBINE
         n730_cuda_call call{};
         Operand in[2];
     };
@@ -39,6 +40,9 @@ class DeviceCuda {
     DeviceCuda(const Package &package, size_t plan, std::unique_ptr<Cuda> cuda);
     void prepare(CudaModule module);
     void make_launch(size_t index, CudaModule module);
+    void fetch_gates(const Launch &expert, int64_t tokens);
+    int64_t count_chosen(const Launch &expert, int64_t tokens) const;
+    void launch(size_t index, int64_t tokens, int64_t position, int64_t first);
     void run(size_t begin, size_t end, int64_t tokens, int64_t position, int64_t first);
 
     const Package &package_;
@@ -52,6 +56,7 @@ class DeviceCuda {
     uint8_t *staging_[2] = {};
     int32_t *pinned_ids_ = nullptr;
     float *logits_ = nullptr;
+    uint8_t *gates_ = nullptr; // of one layer's experts, on the host
     uint64_t logits_offset_ = 0, logits_stride_ = 0;
     std::vector<Launch> launches_;
     int64_t position_ = 0;

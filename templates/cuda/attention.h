@@ -2,16 +2,17 @@
  *
  * The order of float operations is that of templates/cpu/attention.h. Scores: eight lanes a position, one for each of
  * the eight partial sums of q·k, from rows of K that all threads brought into shared memory as floats, 32 columns at a time.
- * Weights: a thread a position. Output: a thread has every THREADS-th element and adds the positions in order. */
+ * With a cap (f1) they become cap · tanh(s / cap). Weights: a thread a position. Output: a thread has every THREADS-th element and adds the positions in order. */
 #ifndef N730_CUDA_ATTENTION_H
 #define N730_CUDA_ATTENTION_H
+#include "activation.h"
 #include "cache.h"
 #include "norm.h"
 
 enum { BLOCK = 64 };        /* positions */
 enum { K_COLUMNS = 32, K_ROW = 40 }; /* columns of K at a time; floats of a row, against bank conflicts */
 
-template <class F, int DIM, int THREADS>
+template <class F, int DIM, int THREADS, bool CAPPED>
 N730_DEVICE void attention(const n730_cuda_call &call, int heads, int kv_heads, int window) {
     enum { EACH = (DIM + THREADS - 1) / THREADS, PER = BLOCK * 8 / THREADS };
     __shared__ float q[DIM], keys[BLOCK * K_ROW], score[BLOCK], weight[BLOCK], change, top, inverse;
@@ -57,7 +58,7 @@ N730_DEVICE void attention(const n730_cuda_call &call, int heads, int kv_heads, 
             float s = sum_of_eight(dot[i]);
             if (thread % 8 || j >= n) continue;
             if (F::SCALED) s = cache_scales(call.k_cache, call.context, DIM, kv_heads, kv_head)[place + j] * s;
-            score[j] = call.f0 * s;
+            score[j] = CAPPED ? softcap_f32(call.f0 * s, call.f1) : call.f0 * s;
         }
         __syncthreads();
         if (thread < 32) {

@@ -13,14 +13,15 @@ typedef struct n730_cuda_call {
     const unsigned char *weight; /* tensor bytes as in the file, 64-byte aligned */
     const unsigned char *bias;   /* f32 big-endian [rows] or NULL */
     unsigned char *k_cache, *v_cache; /* KV_STORE, ATTENTION */
-    const int *ids;              /* EMBED: token ids [tokens] */
+    const int *ids;              /* EMBED: token ids [tokens], or NULL: the positions */
     long long in_stride[2];      /* bytes from one token to the next */
     long long out_stride;
     int tokens;     /* in this call, at least 1 */
     int position;   /* of the first token in the sequence */
     int context;    /* positions that the cache holds; position p is in row p mod context */
     int begin, end; /* work items */
-    float f0;       /* as FORMAT.md says for the op */
+    int expert;     /* EXPERT, COMBINE */
+    float f0, f1;   /* as FORMAT.md says for the op */
 } n730_cuda_call;
 
 #endif

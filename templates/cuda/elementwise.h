@@ -1,7 +1,7 @@
-/* ADD, MUL, SILU, SILU_MUL: a thread an element. QUANTIZE: a warp a group of 32, a lane an element. */
+/* ADD, MUL, SILU, SILU_MUL, UNARY: a thread an element. QUANTIZE: a warp a group of 32, a lane an element. */
 #ifndef N730_CUDA_ELEMENTWISE_H
 #define N730_CUDA_ELEMENTWISE_H
-#include "exp.h"
+#include "activation.h"
 
 struct Add {
     static __device__ __forceinline__ float of(float a, float b) { return a + b; }
@@ -20,7 +20,7 @@ template <class Op, int INPUTS>
 N730_DEVICE void elementwise(const n730_cuda_call &call, int width) {
     const int token = blockIdx.x, i = blockIdx.y * blockDim.x + threadIdx.x;
     if (i >= width) return;
-    output(call, token)[i] = Op::of(input(call, 0, token)[i], INPUTS > 1 ? input(call, 1, token)[i] : 0.0f);
+    output(call, token)[i] = Op::of(input(call, 0, token)[i], INPUTS > 1 ? input(call, 1, token)[i] : call.f0);
 }
 
 /* The largest |x| of a warp (NaN counts as nothing), and an element as the rule of QUANTIZE rounds it. */

@@ -1,7 +1,9 @@
-/* EMBED: out[t] = row ids[t] of the weight matrix, dequantized; an id outside the matrix gives zeros. A thread an element. */
+/* EMBED: out[t] = row ids[t] (or that of the position) of the weight matrix, dequantized; one outside the matrix gives zeros. A thread an element. */
 #ifndef N730_CUDA_EMBED_H
 #define N730_CUDA_EMBED_H
 #include "coded.h"
+
+N730_DEVICE int row_of(const n730_cuda_call &call, int token) { return call.ids ? call.ids[token] : call.position + token; }
 
 /* Column j (0 … 31) of one plane of a block, for one row (FORMAT.md, section 3). */
 N730_DEVICE int plane_field(const unsigned char *plane, int bits, int row, int j) {
@@ -20,7 +22,7 @@ N730_DEVICE float scale_of(const unsigned char *tile, int row, int g) {
 
 template <class F>
 N730_DEVICE void embed(const n730_cuda_call &call, int rows, int cols) {
-    const int token = blockIdx.x, k = blockIdx.y * blockDim.x + threadIdx.x, id = call.ids[token], row = id & (TILE - 1);
+    const int token = blockIdx.x, k = blockIdx.y * blockDim.x + threadIdx.x, id = row_of(call, token), row = id & (TILE - 1);
     if (k >= cols) return;
     float value = 0.0f;
     if (id >= 0 && id < rows) {
@@ -34,7 +36,7 @@ N730_DEVICE void embed(const n730_cuda_call &call, int rows, int cols) {
 
 template <class F>
 N730_DEVICE void embed_half(const n730_cuda_call &call, int rows, int cols) {
-    const int token = blockIdx.x, k = blockIdx.y * blockDim.x + threadIdx.x, id = call.ids[token];
+    const int token = blockIdx.x, k = blockIdx.y * blockDim.x + threadIdx.x, id = row_of(call, token);
     if (k >= cols) return;
     float value = 0.0f;
     if (id >= 0 && id < rows)

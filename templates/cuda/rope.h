@@ -1,5 +1,6 @@
 /* ROPE_TABLE: n cosines, then n sines of each token's position. A thread an angle. f0: their scaling.
- * ROPE: rotates the first rotary_dim elements of each head by halves; the rest is copied. A thread a pair or an element. */
+ * ROPE: rotates the first rotary_dim elements of each head, by halves (i with i + n) or by PAIRS (2i with 2i + 1); the rest is
+ * copied. A thread a pair or an element. */
 #ifndef N730_CUDA_ROPE_H
 #define N730_CUDA_ROPE_H
 #include "device.h"
@@ -37,6 +38,7 @@ N730_DEVICE void rope_table(const n730_cuda_call &call, int angles) {
     out[angles + i] = sine * call.f0;
 }
 
+template <bool PAIRS>
 N730_DEVICE void rope(const n730_cuda_call &call, int heads, int dim, int rotary_dim) {
     const int n = rotary_dim / 2, each = dim - n, token = blockIdx.x; /* n pairs and dim − 2n others a head */
     const int item = blockIdx.y * blockDim.x + threadIdx.x, head = item / each, i = item % each;
@@ -44,9 +46,10 @@ N730_DEVICE void rope(const n730_cuda_call &call, int heads, int dim, int rotary
     const float *x = input(call, 0, token) + head * dim, *table = input(call, 1, token);
     float *out = output(call, token) + head * dim;
     if (i < n) {
-        const float a = x[i], b = x[n + i], c = table[i], s = table[n + i];
-        out[i] = a * c - b * s;
-        out[n + i] = b * c + a * s;
+        const int first = PAIRS ? 2 * i : i, second = PAIRS ? first + 1 : n + i;
+        const float a = x[first], b = x[second], c = table[i], s = table[n + i];
+        out[first] = a * c - b * s;
+        out[second] = b * c + a * s;
     } else {
         out[n + i] = x[n + i];
     }

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from n730c.artifacts import StepOp
+from n730c.artifacts import StepOp, UnaryFunction
 from n730c.codegen import cuda
 from n730c.codegen.cuda import CudaKernel
 from n730c.dtypes import Format, round_up
@@ -32,6 +32,7 @@ class Case:
     fields: dict[str, np.ndarray | int | float]
     want: dict[str, np.ndarray]
     items: range | None = None
+    guarded: bool = True  # nothing is written behind a token's last element
 
     def check(self, executor: Executor) -> None:
         go(executor, self.kernel, self.tokens, self.items, **self.fields)
@@ -39,7 +40,7 @@ class Case:
             found = self.fields[name]
             assert isinstance(found, np.ndarray)
             same(found[: len(want)], want, f"{self.name} {name}")
-            if name == "out" and isinstance(found.base, np.ndarray) and found.dtype == f32:
+            if name == "out" and isinstance(found.base, np.ndarray) and found.dtype == f32 and self.guarded:
                 assert (beyond(found) == FILL).all(), f"{self.name}: wrote beyond its last element"
 
 
@@ -118,6 +119,10 @@ def embed_cases() -> Iterator[Case]:
         want[:4] = dequantize(fmt, data, 33, 70)[ids[:4]]
         fields = {"ids": ids, "weight": np.frombuffer(data, np.uint8), "out": rows(len(ids), 70, fill=FILL)}
         yield Case(f"embed {fmt.name}", cuda.embed(fmt, 33, 70), len(ids), fields, {"out": want})
+        more = {"weight": fields["weight"], "position": 31, "out": rows(3, 70, fill=FILL)}
+        want = np.zeros((3, 70), f32)
+        want[:2] = dequantize(fmt, data, 33, 70)[31:]
+        yield Case(f"embed {fmt.name} of positions", cuda.embed(fmt, 33, 70), 3, more, {"out": want})
 
 
 def width_cases() -> Iterator[Case]:
@@ -126,7 +131,12 @@ def width_cases() -> Iterator[Case]:
         x, y = _activations(rng, 3, width), _activations(rng, 3, width)
         w = rng.standard_normal(width).astype(f32)
         fields = {"in0": x, "weight": _vector(w), "f0": 1e-5, "out": rows(3, width, fill=FILL)}
-        yield Case(f"rms_norm {width}", cuda.rms_norm(width), 3, fields, {"out": reference.rms_norm(x, w, 1e-5)})
+        kernel = cuda.norm(StepOp.RMS_NORM, width)
+        yield Case(f"rms_norm {width}", kernel, 3, fields, {"out": reference.rms_norm(x, w, 1e-5)})
+        for bias in (None, rng.standard_normal(width).astype(f32)):
+            more = fields | {"out": rows(3, width, fill=FILL)} | ({} if bias is None else {"bias": _vector(bias)})
+            want = reference.layer_norm(x, w, bias, 1e-5)
+            yield Case(f"layer_norm {width}", cuda.norm(StepOp.LAYER_NORM, width), 3, more, {"out": want})
         for op, want in (
             (StepOp.ADD, x + y),
             (StepOp.MUL, x * y),
@@ -143,14 +153,72 @@ def width_cases() -> Iterator[Case]:
         yield Case(f"quantize {width}", cuda.quantize(width), 3, fields, {"out": q})
 
 
+def _relu(x: np.ndarray) -> np.ndarray:
+    return np.where(x < 0, f32(0), x)
+
+
+UNARY = {
+    UnaryFunction.GELU: reference.gelu,
+    UnaryFunction.GELU_TANH: reference.gelu_tanh,
+    UnaryFunction.RELU: _relu,
+    UnaryFunction.RELU_SQUARED: lambda x: _relu(x) * _relu(x),
+    UnaryFunction.SCALE: lambda x: x * f32(3.5),
+    UnaryFunction.SOFTCAP: lambda x: reference.softcap(x, 3.5),
+}
+
+
+def head_norm_cases() -> Iterator[Case]:
+    """A weight that is narrower than the token: each head by itself."""
+    rng = np.random.default_rng(9)
+    x, w = _activations(rng, 2, 3 * 40), rng.standard_normal(40).astype(f32)
+    for op, function in ((StepOp.RMS_NORM, reference.rms_norm), (StepOp.LAYER_NORM, reference.layer_norm)):
+        fields = {"in0": x, "weight": _vector(w), "f0": 1e-6, "out": rows(2, 120, fill=FILL)}
+        want = function(x, w, 1e-6) if op is StepOp.RMS_NORM else function(x, w, None, 1e-6)
+        yield Case(f"{op.name} of heads", cuda.norm(op, 40, 3), 2, fields, {"out": want})
+
+
+def expert_cases() -> Iterator[Case]:
+    rng = np.random.default_rng(10)
+    for experts, k, normalized in ((5, 2, True), (67, 8, False)):
+        x = _activations(rng, 4, experts)
+        x[1, :3] = x[1, 4]
+        kernel = cuda.route(experts, k, normalized)
+        fields = {"in0": x, "out": rows(4, experts, fill=FILL)}
+        yield Case(kernel.symbol, kernel, 4, fields, {"out": reference.route(x, k, normalized)})
+    x, gates, total = _activations(rng, 4, 70), rows(4, 3), _activations(rng, 4, 70)
+    gates[:, 1] = (0.5, 0.0, -0.0, 0.25)
+    want = np.full((4, 70), FILL, f32)
+    want[:2] = x[[0, 3]]
+    base = rows(4, 70, fill=FILL)
+    fields = {"in0": x, "in1": gates, "expert": 1, "out": base}
+    yield Case("expert", cuda.expert(), 4, fields, {"out": want}, guarded=False)
+    sums = total.copy()
+    sums[[0, 3]] += gates[[0, 3], 1][:, None] * x[:2]
+    fields = {"in0": x, "in1": gates, "expert": 1, "out": total}
+    yield Case("combine", cuda.flat(StepOp.COMBINE, 70), 4, fields, {"out": sums}, guarded=False)
+    yield Case("zero", cuda.flat(StepOp.ZERO, 70), 4, {"out": rows(4, 70, fill=FILL)}, {"out": np.zeros((4, 70), f32)})
+    by = rows(4, 1)
+    by[:] = [[0.0], [-3.0], [40.0], [-100.0]]
+    want = x * (f32(1) / (f32(1) + reference.exp(-by)))
+    fields = {"in0": x, "in1": by, "out": rows(4, 70, fill=FILL)}
+    yield Case("gate", cuda.flat(StepOp.GATE, 70), 4, fields, {"out": want})
+
+
 def silu_everywhere() -> Iterator[Case]:
-    """All exponents, infinities and NaN."""
+    """All exponents, infinities and NaN; the other functions of one element too."""
     bits = np.arange(0, 2**32, 2**32 // 4096, dtype=np.uint64).astype(np.uint32) ^ np.uint32(0x5A5)
     x = np.ascontiguousarray(bits.view(f32)[None, :])
     with np.errstate(all="ignore"):
         want = reference.silu(x)
     fields = {"in0": x, "out": rows(1, 4096, fill=FILL)}
     yield Case("silu of all exponents", cuda.elementwise(StepOp.SILU, 4096), 1, fields, {"out": want})
+    near = np.linspace(-12, 12, 4096, dtype=f32)[None, :]  # where they bend
+    for values in (x, near):
+        for function, wanted in UNARY.items():
+            with np.errstate(all="ignore"):
+                want = wanted(values)
+            fields = {"in0": values, "out": rows(1, 4096, fill=FILL), "f0": 3.5}
+            yield Case(f"{function.name} of all", cuda.unary(function, 4096), 1, fields, {"out": want})
 
 
 def rope_cases() -> Iterator[Case]:
@@ -165,6 +233,11 @@ def rope_cases() -> Iterator[Case]:
         fields = {"in0": x, "in1": table, "out": rows(3, heads * dim, fill=FILL)}
         want = reference.rope(x, table, heads, dim, rotary)
         yield Case(f"rope {heads}x{dim}, {rotary}", cuda.rope(heads, dim, rotary), 3, fields, {"out": want})
+        again = fields | {"out": rows(3, heads * dim, fill=FILL)}
+        want = reference.rope(x, table, heads, dim, rotary, pairs=True)
+        yield Case(
+            f"rope {heads}x{dim}, {rotary} by pairs", cuda.rope(heads, dim, rotary, True), 3, again, {"out": want}
+        )
 
 
 _NUMPY = {Format.F32: np.float32, Format.F16: np.float16, Format.INT8: np.int8}
@@ -212,11 +285,11 @@ def kv_store_cases() -> Iterator[Case]:
 def attention_cases() -> Iterator[Case]:
     rng = np.random.default_rng(7)
     for fmt in cuda.CACHE_FORMATS:
-        for heads, kv_heads, dim, position, tokens, window in (
-            (2, 1, 8, 0, 3, 0),
-            (4, 2, 40, 62, 3, 0),
-            (3, 1, 136, 130, 1, 0),
-            (2, 2, 16, 200, 2, 70),
+        for heads, kv_heads, dim, position, tokens, window, cap in (
+            (2, 1, 8, 0, 3, 0, 0.0),
+            (4, 2, 40, 62, 3, 0, 1.5),
+            (3, 1, 136, 130, 1, 0, 0.0),
+            (2, 2, 16, 200, 2, 70, 0.0),
         ):
             context = 128 if window else position + tokens + 5
             q = _activations(rng, tokens, heads * dim)
@@ -234,10 +307,11 @@ def attention_cases() -> Iterator[Case]:
                 "position": position,
                 "context": context,
                 "f0": 0.3,
+                "f1": cap,
                 "out": rows(tokens, heads * dim, fill=FILL),
             }
-            kernel = cuda.attention(fmt, heads, kv_heads, dim, window)
-            want = reference.attention(q, k, v, heads, position, 0.3, scales, window)
+            kernel = cuda.attention(fmt, heads, kv_heads, dim, window, cap > 0)
+            want = reference.attention(q, k, v, heads, position, 0.3, scales, window, cap)
             yield Case(f"{kernel.symbol} at {position}", kernel, tokens, fields, {"out": want})
 
 
@@ -288,6 +362,8 @@ FAMILIES = (
     hostile_linear_cases,
     embed_cases,
     width_cases,
+    head_norm_cases,
+    expert_cases,
     silu_everywhere,
     rope_cases,
     kv_store_cases,

@@ -29,7 +29,9 @@ class Call(ctypes.Structure):
         ("context", ctypes.c_int32),
         ("begin", ctypes.c_int32),
         ("end", ctypes.c_int32),
+        ("expert", ctypes.c_int32),
         ("f0", ctypes.c_float),
+        ("f1", ctypes.c_float),
     )
 
 

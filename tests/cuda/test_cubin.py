@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from n730c.artifacts import StepOp
+from n730c.artifacts import StepOp, UnaryFunction
 from n730c.codegen import cubin, cuda
 from n730c.codegen.cuda import CudaKernel, cuda_headers, source
 from n730c.codegen.nvrtc import ARCHITECTURES, Nvrtc
@@ -21,10 +21,17 @@ KERNELS = unique(
         *(cuda.attention(fmt, 12, 2, dim, 0) for fmt in cuda.CACHE_FORMATS for dim in (64, 128, 256)),
         *(cuda.elementwise(op, 8960) for op in (StepOp.ADD, StepOp.MUL, StepOp.SILU, StepOp.SILU_MUL)),
         *(cuda.top(k, from_keys=keys) for k in (1, 64) for keys in (False, True)),
-        cuda.rms_norm(1536),
+        *(cuda.unary(function, 8960) for function in UnaryFunction),
+        *(cuda.flat(op, 1536) for op in (StepOp.ZERO, StepOp.GATE, StepOp.COMBINE)),
+        cuda.norm(StepOp.RMS_NORM, 1536),
+        cuda.norm(StepOp.LAYER_NORM, 1536),
+        cuda.attention(Format.F16, 8, 4, 256, 4096, capped=True),
+        cuda.route(64, 8, True),
+        cuda.expert(),
         cuda.quantize(8960),
         cuda.rope_table(64),
         cuda.rope(12, 128, 128),
+        cuda.rope(12, 128, 32, pairs=True),
     ]
 )
 
@@ -47,7 +54,7 @@ def test_figures(nvrtc: Nvrtc, architecture: str, every: bool) -> None:
     assert cubin.ptx_complaints(compiled.ptx) == []
     for kernel in kernels:
         figures = found[kernel.symbol]
-        assert 8 <= figures.registers <= 255 and figures.code_bytes > 0
+        assert 4 <= figures.registers <= 255 and figures.code_bytes > 0
         if kernel.op is StepOp.LINEAR and kernel.tokens_per_block == 1 and kernel.header != "top.h":
             # Two multiprocessors need about 20 KB of loads under way for 40 GB/s: 512 threads with 72 bytes each do it.
             assert figures.registers * kernel.threads * 2 <= 65536, figures

@@ -11,14 +11,14 @@ from hypothesis import strategies as st
 
 from n730c.artifacts import OVERHEAD, PAGE, Program, StepOp, Tier
 from n730c.dtypes import round_up
-from n730c.passes.card import LEAST_GAIN
+from n730c.passes.card import LEAST_GAIN, CardModel, CardUse
 from n730c.passes.lower import lower
 from n730c.passes.plan import Planner
 from n730c.passes.precision import assign_uniform
 from n730c.target import Target, load_target
 from tests.planning.graphs import llama_graph
 from tests.planning.test_plan import check, programs
-from tests.tiny_package import tiny_tokenizer
+from tests.tiny_package import Shape, tiny, tiny_tokenizer
 
 GDDR5, DDR3 = load_target("gt730-gddr5"), load_target("gt730-ddr3-64")
 LARGE = llama_graph(
@@ -176,3 +176,17 @@ def test_a_small_gain_is_no_reason_to_use_the_card() -> None:
         assert choice is not None
         speeds = planner.devices(choice)
         assert choice.device == ("split" if speeds.get("split", 0) >= LEAST_GAIN * speeds["cpu"] else "cpu")
+
+
+def test_an_experts_steps_count_by_the_tokens_that_choose_it() -> None:
+    def seconds(top_k: int, tokens: int) -> tuple[float, float]:
+        """Of the first expert's steps, and of all."""
+        program = tiny(Shape(experts=5, top_k=top_k)).program
+        model = CardModel(program, GDDR5, 64, 8, 2, frozenset(range(len(program.steps))))
+        steps = model.step_seconds(CardUse((), 0), tokens)
+        first = next(i for i, step in enumerate(program.steps) if step.op is StepOp.EXPERT)
+        return sum(steps[first : first + 1 + program.steps[first].ints[1]]), sum(steps)
+
+    assert seconds(2, 1)[0] == pytest.approx(0.4 * seconds(5, 1)[0])
+    assert seconds(2, 8)[0] == pytest.approx((1 - 0.6**8) * seconds(5, 8)[0], rel=0.1)
+    assert seconds(2, 1)[1] < seconds(5, 1)[1] < seconds(5, 8)[1]

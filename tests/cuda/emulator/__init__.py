@@ -13,7 +13,7 @@ from n730c.codegen.cuda import CudaKernel, source
 from n730c.codegen.render import cuda_template_folder
 
 HERE = Path(__file__).parent
-FLAGS = ("-std=c++17", "-O1", "-g", "-Wall", "-Wextra", "-Werror", "-ffp-contract=off", "-Wno-unknown-pragmas")
+FLAGS = ("-std=c++17", "-O0", "-g1", "-Wall", "-Wextra", "-Werror", "-ffp-contract=off", "-Wno-unknown-pragmas")
 
 
 class Fault(Exception):

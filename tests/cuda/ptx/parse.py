@@ -37,7 +37,7 @@ class Kernel:
 
 
 _SIZES = {"8": 1, "16": 2, "32": 4, "64": 8}
-_VARIABLE = re.compile(r"\.(shared|global)\s+\.align\s+(\d+)\s+\.[a-z](\d+)\s+(\w+)((?:\[\d+\])*)\s*;")
+_VARIABLE = re.compile(r"\.(shared|global)\s+\.align\s+(\d+)\s+\.[a-z](\d+)\s+([\w$]+)((?:\[\d+\])*)\s*;")
 
 
 def _align(n: int, to: int) -> int:
