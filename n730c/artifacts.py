@@ -87,6 +87,7 @@ class Isa(IntEnum):
 class GpuArch(IntEnum):
     """Architectures of graphics cards. An image for one is a cubin, whose kernels are found by name."""
 
+    PTX = 30  # none: text that the driver compiles for any card from sm_35 on
     SM_35 = 35  # Kepler GK110, GK208
     SM_50 = 50  # Maxwell
     SM_52 = 52

@@ -59,11 +59,12 @@ def parse_size(text: str, least: int = 1) -> int:
 def parse_gpus(text: str) -> tuple[GpuArch, ...]:
     """``sm_35,sm_50`` → architectures, each once. Raises typer.BadParameter."""
     names = [name.strip().upper() for name in text.split(",")]
-    known = ", ".join(arch.name.lower() for arch in GpuArch)
+    cards = {arch.name: arch for arch in GpuArch if arch is not GpuArch.PTX}  # which comes with any of them
     for name in names:
-        if name not in GpuArch.__members__:
+        if name not in cards:
+            known = ", ".join(cards).lower()
             raise typer.BadParameter(f"not a graphics card's architecture (expected {known}, found {name.lower()!r})")
-    return tuple(dict.fromkeys(GpuArch[name] for name in names))
+    return tuple(dict.fromkeys(cards[name] for name in names))
 
 
 class KV(StrEnum):

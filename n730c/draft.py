@@ -300,7 +300,9 @@ class Drafter:
         images += tuple(made.image for made in gpu)
         meta = _provenance(options, planned.precision, self.checkpoint, self.target) | {"kernels": kernels}
         if gpu:
-            meta["gpu_kernels"] = {made.image.isa.name.lower(): [asdict(f) for f in made.figures] for made in gpu}
+            meta["gpu_kernels"] = {
+                made.image.isa.name.lower(): [asdict(f) for f in made.figures] for made in gpu if made.figures
+            }
         size = package_size(program, plans, images, self.tokenizer, self.chat, meta)
         return Draft(replace(planned, plans=plans), images, meta, size)
 

@@ -44,7 +44,7 @@ class Gpu(BaseModel):
     """How a graphics card computes. Its memory and its bus are the target's ``vram_*`` and ``pcie_*``."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
-    arch: str = Field(pattern=r"^sm_\d\d$", description="compute capability; kernels are made from sm_35 on")
+    arch: str = Field(pattern=r"^sm_\d{2,3}$", description="compute capability; kernels are made from sm_35 on")
     launch_s: PositiveFloat = Field(description="what a launch or a copy takes of the thread that asks for it")
     copy_s: PositiveFloat = Field(description="what a copy takes beside its bytes")
     kernel_rates: KernelRates = Field(description="weights a second of the whole card, one token, in its registers")
@@ -104,7 +104,10 @@ class Target(BaseModel):
     @property
     def gpu_arch(self) -> GpuArch | None:
         """What kernels for the card are compiled for; None: there is no card, or it is too old for any."""
-        return GpuArch.__members__.get(self.gpu.arch.upper()) if self.gpu else None
+        number = int(self.gpu.arch.removeprefix("sm_")) if self.gpu else 0
+        cubins = [arch for arch in GpuArch if arch is not GpuArch.PTX]
+        served = [arch for arch in cubins if arch // 10 == number // 10 and arch <= number]
+        return max(served, default=GpuArch.PTX if number >= min(cubins) else None)
 
     def with_vram(self, vram_bytes: int | None) -> Target:
         """This target with so much of the card's memory for us (None: as it is; 0: without the card).

@@ -67,11 +67,11 @@ class Bench:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.toy = tiny(SHAPE)
-        (made,) = build_gpu_images(self.toy.program, (GpuArch.SM_35,))
+        images = tuple(made.image for made in build_gpu_images(self.toy.program, (GpuArch.SM_35,)))
         kernels = kernels_of(self.toy.program)
         build_driver(folder)
-        build_twin(cuda.source(kernels), [kernel.symbol for kernel in kernels], made.image.code, folder)
-        self.toy = replace(self.toy, images=(made.image,))
+        build_twin(cuda.source(kernels), [kernel.symbol for kernel in kernels], [i.code for i in images], folder)
+        self.toy = replace(self.toy, images=images)
 
     def planner(self, target: Target) -> Planner:
         steps = frozenset(range(len(self.toy.program.steps)))

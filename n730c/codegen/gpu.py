@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from contextlib import suppress
 from dataclasses import dataclass
 
@@ -18,7 +19,7 @@ MOST_EXPERTS = 4096  # that ROUTE holds in shared memory
 
 @dataclass(frozen=True)
 class GpuImage:
-    """A package's image for one architecture, and what its compiler measured."""
+    """A package's image for one architecture, and what its compiler measured (of PTX: nothing)."""
 
     image: KernelImage
     figures: tuple[KernelFigures, ...]
@@ -65,8 +66,14 @@ def kernels_of(program: Program) -> tuple[CudaKernel, ...]:
     return tuple(found.values())
 
 
+def compact(ptx: str) -> bytes:
+    """PTX without comments, empty lines and white space that separates nothing."""
+    lines = (" ".join(re.sub(r"//.*", "", line).split()) for line in ptx.splitlines())
+    return "\n".join(line for line in lines if line).encode()
+
+
 def build_gpu_images(program: Program, architectures: tuple[GpuArch, ...]) -> tuple[GpuImage, ...]:
-    """One cubin an architecture, with all kernels of the program.
+    """One cubin an architecture, with all kernels of the program, then their PTX, for cards that no cubin serves.
 
     Raises ToolchainError if NVRTC is missing or fails, or if a kernel spills registers or takes too much memory.
     """
@@ -74,16 +81,23 @@ def build_gpu_images(program: Program, architectures: tuple[GpuArch, ...]) -> tu
     text, headers = cuda.source(kernels), cuda_headers()
     nvrtc = Nvrtc()
     entries = (Entry(NONE, Maker.NONE),) * len(program.kernels)
-    images = []
-    for architecture in architectures:
+    images, ptx = [], ""
+    for architecture in (arch for arch in architectures if arch is not GpuArch.PTX):
         compiled = nvrtc.compile(text, headers, architecture.name.lower())
         figures = cubin.figures(compiled.cubin)
-        wrong = [complaint for kernel in figures for complaint in cubin.complaints(kernel)]
-        wrong += cubin.ptx_complaints(compiled.ptx)
-        if wrong:
-            raise ToolchainError(f"a kernel for {architecture.name.lower()} is not fit: {wrong[0]}")
+        _refuse([complaint for kernel in figures for complaint in cubin.complaints(kernel)], architecture)
+        _refuse(cubin.ptx_complaints(compiled.ptx), architecture)
         images.append(GpuImage(KernelImage(architecture, compiled.cubin, entries), figures))
+        ptx = compiled.ptx if architecture is GpuArch.SM_35 else ptx
+    ptx = ptx or nvrtc.compile(text, headers, "compute_35").ptx
+    _refuse(cubin.ptx_complaints(ptx), GpuArch.PTX)
+    images.append(GpuImage(KernelImage(GpuArch.PTX, compact(ptx), entries), ()))
     return tuple(images)
+
+
+def _refuse(complaints: list[str], architecture: GpuArch) -> None:
+    if complaints:
+        raise ToolchainError(f"a kernel for {architecture.name.lower()} is not fit: {complaints[0]}")
 
 
 def computable(program: Program) -> frozenset[int]:

@@ -97,7 +97,7 @@ def describe(package: Package) -> dict[str, Any]:
 def extract(package: Package, folder: Path | str) -> list[Path]:
     """Write every kernel image to ``folder`` (made if missing); returns the files' paths.
 
-    They are called ``kernels.ISA.bin``, those for graphics cards ``kernels.sm_35.cubin`` and so on.
+    They are called ``kernels.ISA.bin``, those for graphics cards ``kernels.sm_35.cubin`` … and ``kernels.ptx``.
     Raises UsageError if they cannot be written.
     """
     folder = Path(folder)
@@ -110,7 +110,8 @@ def extract(package: Package, folder: Path | str) -> list[Path]:
         folder.mkdir(parents=True, exist_ok=True)
         for image in package.images:
             ending = "cubin" if isinstance(image.isa, GpuArch) else "bin"
-            path = folder / f"kernels.{image.isa.name.lower()}.{ending}"
+            name = "ptx" if image.isa is GpuArch.PTX else f"{image.isa.name.lower()}.{ending}"
+            path = folder / f"kernels.{name}"
             write_whole(path, image.code)
             written.append(path)
     return written

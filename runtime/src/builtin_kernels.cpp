@@ -51,6 +51,7 @@ n730_kernel builtin_kernel(uint16_t op, uint8_t format, Isa isa) {
 const char *isa_name(Isa isa) {
     static const char *const names[] = {"sse2", "ssse3", "avx", "avx2", "avx512"};
     switch (isa) {
+    case Isa::PTX: return "ptx";
     case Isa::SM_35: return "sm_35";
     case Isa::SM_50: return "sm_50";
     case Isa::SM_52: return "sm_52";

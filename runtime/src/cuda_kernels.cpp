@@ -1,4 +1,5 @@
 #include "cuda_kernels.h"
+#include "progress.h"
 #include "text.h"
 
 namespace n730 {
@@ -20,10 +21,10 @@ CudaFunction linear_kernel(const Cuda &card, CudaModule module, const Tensor &we
 const Image *choose_image(const Package &package, const Cuda &card, bool trust, std::string &why) {
     const Image *best = nullptr;
     for (const Image &image : package.images) {
-        const int architecture = gpu_architecture(image.isa);
-        if (architecture != 0 && architecture / 10 == card.major() && architecture % 10 <= card.minor() &&
-            (best == nullptr || image.isa > best->isa))
-            best = &image;
+        const int architecture = gpu_architecture(image.isa); // PTX is below all of them, and serves all
+        const bool serves = image.isa == Isa::PTX || (architecture != 0 && architecture / 10 == card.major() &&
+                                                      architecture % 10 <= card.minor());
+        if (serves && (best == nullptr || image.isa > best->isa)) best = &image;
     }
     if (best == nullptr)
         why = "the package has no kernels for " + card.name() + " (expected compute capability " +
@@ -35,7 +36,11 @@ const Image *choose_image(const Package &package, const Cuda &card, bool trust, 
 
 CudaModule load_image(const Package &package, const Image &image, const Cuda &card) {
     const std::vector<uint8_t> code = read_section(package, CODE);
-    return card.load(code.data() + image.offset);
+    const auto *first = reinterpret_cast<const char *>(code.data()) + image.offset;
+    const std::string bytes(first, first + image.size); // PTX ends with a zero in memory, and not in the file
+    if (image.isa == Isa::PTX)
+        say("the package has no kernels made for " + card.name() + ": its driver compiles their PTX, which may take a minute");
+    return card.load(bytes.c_str());
 }
 
 std::string too_little_vram(uint64_t expected, uint64_t found) {

@@ -15,7 +15,7 @@ int linear_variant(int64_t tokens);
 CudaFunction linear_kernel(const Cuda &card, CudaModule module, const Tensor &weight, int variant);
 std::string matrix_shape(const Tensor &t); // as kernels' names have it
 
-// The best for the card: of its generation, not above it. nullptr: there is none, or it is not trusted; `why` says so.
+// The best for the card: of its generation, not above it, or else PTX. nullptr: there is none, or it is not trusted; `why` says so.
 const Image *choose_image(const Package &package, const Cuda &card, bool trust, std::string &why);
 CudaModule load_image(const Package &package, const Image &image, const Cuda &card);
 

@@ -10,7 +10,7 @@ constexpr uint32_t MAX_IMAGES = 16;
 constexpr uint8_t LAST_MAKER = 2;
 
 bool known(Isa isa) {
-    return isa <= Isa::AVX512 || isa == Isa::SM_35 || isa == Isa::SM_50 || isa == Isa::SM_52 || isa == Isa::SM_61;
+    return isa <= Isa::AVX512 || isa == Isa::PTX || isa == Isa::SM_35 || isa == Isa::SM_50 || isa == Isa::SM_52 || isa == Isa::SM_61;
 }
 
 std::string str(uint64_t n) { return std::to_string(n); }
@@ -44,7 +44,7 @@ void read_images(Package &package) {
         const uint8_t *r = bytes.data() + 16 + i * 32;
         const std::string name = "image " + str(i);
         const Image image{Isa(be32(r)), be64(r + 8), be64(r + 16)};
-        need(known(image.isa), "E_IMAGE", name + ": ISA", "0 to 4, 35, 50, 52 or 61", be32(r));
+        need(known(image.isa), "E_IMAGE", name + ": ISA", "0 to 4, 30, 35, 50, 52 or 61", be32(r));
         for (const Image &other : package.images)
             need(other.isa != image.isa, "E_IMAGE", name + ": ISA", "one that no other image has", be32(r));
         need(be32(r + 4) == 0 && be64(r + 24) == 0, "E_IMAGE", name + ": reserved bytes", "zeros", 1);

@@ -21,17 +21,18 @@ from tests.tiny_package import Shape, tiny
 def test_a_package_carries_them(tmp_path: Path) -> None:
     pytest.importorskip("nvidia.cuda_nvrtc", reason="nvidia-cuda-nvrtc-cu11 is missing: it compiles CUDA")
     toy = tiny(Shape(Format.INT4, layers=1, images=(Isa.SSE2,)))
-    (made,) = build_gpu_images(toy.program, (GpuArch.SM_35,))
+    made, ptx = build_gpu_images(toy.program, (GpuArch.SM_35,))
     again = build_gpu_images(toy.program, (GpuArch.SM_35,))
-    assert again == (made,), "two builds give the same bytes"
-    path = replace(toy, images=(*toy.images, made.image)).write(tmp_path / "a.n730")
+    assert again == (made, ptx), "two builds give the same bytes"
+    path = replace(toy, images=(*toy.images, made.image, ptx.image)).write(tmp_path / "a.n730")
     validate(path, full=True)
     package = read_package(path)
     assert package.images[1] == made.image
     assert describe(package)["images"][1]["isa"] == "SM_35"
     files = extract(package, tmp_path / "kernels")
-    assert [file.name for file in files] == ["kernels.sse2.bin", "kernels.sm_35.cubin"]
+    assert [file.name for file in files] == ["kernels.sse2.bin", "kernels.sm_35.cubin", "kernels.ptx"]
     assert cubin.figures(files[1].read_bytes()) == made.figures
+    assert files[2].read_text().startswith(".version 6.0\n.target sm_35\n")
 
 
 def test_a_kernel_that_is_not_fit_stops_the_build(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,6 +9,7 @@ import pytest
 
 from n730c.codegen import cubin
 from n730c.codegen.cuda import CudaKernel, cuda_headers, source
+from n730c.codegen.gpu import compact
 from n730c.codegen.nvrtc import Nvrtc
 from tests.cuda import cases, ptx
 
@@ -28,7 +29,7 @@ class PtxMachine:
 
 @pytest.fixture(scope="module")
 def text(nvrtc: Nvrtc) -> str:
-    return nvrtc.compile(source(cases.all_kernels()), cuda_headers(), "compute_35").ptx
+    return compact(nvrtc.compile(source(cases.all_kernels()), cuda_headers(), "compute_35").ptx).decode()
 
 
 @pytest.fixture(scope="module")

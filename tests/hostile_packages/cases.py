@@ -788,6 +788,7 @@ def _rest() -> Iterator[Case]:
         ("isa_twice", isa0, b"\0\0\0\3"),
         ("isa_of_no_card", isa0, b"\0\0\0\x24"),
         ("for_a_card_with_entries", isa0, b"\0\0\0\x23"),
+        ("of_ptx_with_entries", isa0, b"\0\0\0\x1e"),
         ("record_reserved_word", isa0 + 4, b"\0\0\0\1"),
         ("record_reserved_bytes", isa0 + 31, b"\1"),
         ("offset_not_where_it_must_be", isa0 + 8, struct.pack(">Q", 64)),

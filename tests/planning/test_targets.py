@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from n730c.artifacts import GpuArch
 from n730c.errors import UsageError
 from n730c.target import Gpu, KernelRates, Target, load_target, target_names
 
@@ -31,6 +32,25 @@ def test_the_same_card_has_the_same_numbers() -> None:
     gt730 = load_target("gt730")
     assert gt730.gpu == load_target("gt730-ddr3-64").gpu == load_target("gt730-4g-hdd").gpu
     assert load_target("gt730-ddr3-128").gpu_arch is None  # Fermi
+
+
+@pytest.mark.parametrize(
+    ("arch", "kernels"),
+    [
+        ("sm_21", None),
+        ("sm_30", None),
+        ("sm_37", GpuArch.SM_35),
+        ("sm_53", GpuArch.SM_52),
+        ("sm_60", GpuArch.PTX),
+        ("sm_62", GpuArch.SM_61),
+        ("sm_75", GpuArch.PTX),
+        ("sm_120", GpuArch.PTX),
+    ],
+)
+def test_every_card_from_kepler_on_gets_kernels(arch: str, kernels: GpuArch | None) -> None:
+    target = load_target("gt730")
+    assert target.gpu is not None
+    assert target.model_copy(update={"gpu": target.gpu.model_copy(update={"arch": arch})}).gpu_arch is kernels
 
 
 def test_a_file_says_what_differs(tmp_path: Path) -> None:

@@ -42,8 +42,8 @@ enum class BufferKind : uint8_t { F32, Q8 };
 enum class Scope : uint8_t { BODY, HEAD };
 enum class Tier : uint8_t { RAM, STREAM, VRAM, ROWS, EXPERT };
 // Levels of CPUs, each of which holds all before it; then architectures of graphics cards.
-enum class Isa : uint32_t { SSE2, SSSE3, AVX, AVX2, AVX512, SM_35 = 35, SM_50 = 50, SM_52 = 52, SM_61 = 61 };
-// 35 for SM_35 and so on, 0 for a CPU's level.
+enum class Isa : uint32_t { SSE2, SSSE3, AVX, AVX2, AVX512, PTX = 30, SM_35 = 35, SM_50 = 50, SM_52 = 52, SM_61 = 61 };
+// 35 for SM_35 and so on, 30 for PTX, 0 for a CPU's level.
 inline int gpu_architecture(Isa isa) { return isa > Isa::AVX512 ? int(isa) : 0; }
 
 enum class Op : uint16_t {

@@ -33,9 +33,11 @@ def image_hash(image: bytes) -> str:
     return f"{value:016x}"
 
 
-def build_twin(text: str, symbols: Sequence[str], image: bytes, folder: Path) -> None:
-    """What runs where ``image`` is loaded: the kernels of the .cu ``text``. ``folder`` is N730_CUDA_TWINS."""
-    name = image_hash(image)
+def build_twin(text: str, symbols: Sequence[str], images: Sequence[bytes], folder: Path) -> None:
+    """What runs where one of ``images`` is loaded: the kernels of the .cu ``text``. ``folder`` is N730_CUDA_TWINS."""
+    name, *others = map(image_hash, images)
     source = folder / f"{name}.cpp"
     source.write_text(emulator.twin_source(text, symbols), encoding="utf-8")
     _compile(source, folder / f"{name}.so")
+    for other in others:
+        (folder / f"{other}.so").symlink_to(f"{name}.so")
