@@ -68,15 +68,15 @@ template <class Work> void CardRows::guarded(Work work) {
     if (failed()) return;
     try {
         work();
-    } catch (const std::exception &error) {
-        failure_ = std::current_exception();
-        if (!needed()) say(std::string(error.what()) + " The CPU goes on alone.");
+    } catch (const CardFailed &failure) {
+        failure_ = std::make_exception_ptr(failure.without_cpu());
+        if (!needed()) say(std::string(failure.what()) + " The CPU goes on alone.");
     }
 }
 
 void CardRows::load(const uint8_t *arena) {
     guarded([&] { staging_ = static_cast<uint8_t *>(cuda_->allocate_pinned(STAGING)); });
-    if (needed() && !failed()) bring_from_file();
+    if (needed()) guarded([&] { bring_from_file(); });
     guarded([&] { bring_from(arena); });
     if (needed() && failed()) std::rethrow_exception(failure_);
 }

@@ -13,7 +13,7 @@ namespace n730 {
 class CardRows {
   public:
     // nullptr: this machine's card does not run this plan, and `why` says so in one line. The package outlives the
-    // object. Throws Error.
+    // object. Throws PackageError, CardFailed.
     static std::unique_ptr<CardRows> open(const Package &package, size_t plan, bool trust, std::string &why);
     ~CardRows();
 

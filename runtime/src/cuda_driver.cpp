@@ -1,5 +1,4 @@
 #include "cuda_driver.h"
-#include "error.h"
 #include "platform.h"
 #include "text.h"
 
@@ -80,8 +79,7 @@ void Cuda::check(int result, const char *call) const {
     if (result == 0) return;
     const char *name = nullptr;
     if (api_->cuGetErrorName(result, &name) != 0 || name == nullptr) name = "an unknown error";
-    throw Error(std::string("the graphics card failed: ") + call, "", std::string(name) + " (" + std::to_string(result) + ")",
-                "Run with --device cpu.");
+    throw CardFailed(call, std::string(name) + ", " + std::to_string(result));
 }
 #define CHECK(call, arguments) check(api_->call arguments, #call)
 
@@ -91,8 +89,8 @@ std::unique_ptr<Cuda> Cuda::open(std::string &why) {
     if (!why.empty()) return nullptr;
     try {
         if (!cuda->find_card(why)) return nullptr;
-    } catch (const Error &error) {
-        why = error.what();
+    } catch (const CardFailed &failure) {
+        why = failure.what();
         return nullptr;
     }
     return cuda;

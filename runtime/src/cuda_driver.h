@@ -1,5 +1,7 @@
 // NVIDIA's driver, opened at run time and never linked: the few calls that are needed, each checked.
 #pragma once
+#include "error.h"
+
 #include <cstdint>
 #include <memory>
 #include <string>
@@ -16,7 +18,18 @@ using CudaEvent = CudaEventTag *;
 using CudaModule = CudaModuleTag *;
 using CudaFunction = CudaFunctionTag *;
 
-// The first card that can run our kernels, with a context on it. Calls throw Error that names the call and what the driver said.
+// The driver refused a call, or the card was lost: "the graphics card failed: cuLaunchKernel (found CUDA_ERROR_LAUNCH_FAILED, 719)."
+class CardFailed : public Error {
+  public:
+    CardFailed(const std::string &call, const std::string &found) : Error(what_of(call), "", found), call_(call), found_(found) {}
+    Error without_cpu() const { return Error(what_of(call_), "", found_, "Run with --device cpu."); } // where nothing else can go on
+
+  private:
+    static std::string what_of(const std::string &call) { return "the graphics card failed: " + call; }
+    const std::string call_, found_;
+};
+
+// The first card that can run our kernels, with a context on it. Calls throw CardFailed.
 class Cuda {
   public:
     // nullptr: there is none, and `why` says in one line what was looked for and found.

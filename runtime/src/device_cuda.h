@@ -10,15 +10,15 @@ namespace n730 {
 class DeviceCuda {
   public:
     // nullptr: this package does not run on this machine's card with this plan, and `why` says so in one line.
-    // The package outlives the device. Throws Error.
+    // The package outlives the device. Throws PackageError, CardFailed.
     static std::unique_ptr<DeviceCuda> open(const Package &package, size_t plan, bool trust, std::string &why);
     ~DeviceCuda();
 
     const Cuda &card() const { return *cuda_; }
     uint64_t vram_bytes() const { return bytes_; }
-    // Brings the weights over from the arena in main memory. Throws Error.
+    // Brings the weights over from the arena in main memory. Throws CardFailed, as those below do.
     void load(const uint8_t *arena);
-    // As Executor's; nothing is waited for but the logits. Throw Error when the card fails.
+    // As Executor's; nothing is waited for but the logits, and so a failure of the body may show only there.
     void body(const int32_t *ids, int64_t n, int64_t position);
     const float *head(int64_t first, int64_t n);
 

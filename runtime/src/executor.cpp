@@ -1,4 +1,6 @@
 #include "executor.h"
+#include "platform.h"
+#include "progress.h"
 
 #include <algorithm>
 #include <numeric>
@@ -21,6 +23,11 @@ Executor::Executor(const Package &package, size_t plan, uint8_t *arena, const Ke
     find_experts();
     logits_ = reinterpret_cast<float *>(arena + package.buffer_offset(plan, package.program.logits));
     logits_stride_ = static_cast<int64_t>(package.buffers[package.program.logits].token_bytes() / sizeof(float));
+}
+
+void Executor::use(DeviceCuda *device) {
+    device_ = device;
+    past_.resize(device != nullptr ? plan_.context : 0);
 }
 
 void Executor::use(CardRows *rows) {
@@ -448,15 +455,47 @@ void Executor::run(size_t begin, size_t end) {
     throw Interrupted();
 }
 
+// What `work` does on the card. False: the CPU computes, and has done so for all tokens up to now.
+template <class Work> bool Executor::on_card(Work work) {
+    if (device_ == nullptr) return false;
+    try {
+        work();
+        return true;
+    } catch (const CardFailed &failure) {
+        say(std::string(failure.what()) + " The CPU goes on alone.");
+    }
+    device_ = nullptr;
+    compute_again();
+    return false;
+}
+
+// The card's cache is lost with it; the arena holds the weights still. How tokens are batched changes no bit (FORMAT.md, 4), but a
+// head may want any of the last batch.
+void Executor::compute_again() {
+    const int64_t last = position_;
+    for (int64_t at = 0, n; at < past_end_; at += n) {
+        if (platform::interrupted()) throw Interrupted();
+        n = std::min<int64_t>(plan_.batch, (at < last ? last : past_end_) - at);
+        body(past_.data() + at, n, at);
+    }
+}
+
 void Executor::body(const int32_t *ids, int64_t n, int64_t position) {
-    if (device_ != nullptr) return device_->body(ids, n, position);
+    if (device_ != nullptr) {
+        position_ = position;
+        past_end_ = position + n;
+        std::copy(ids, ids + n, past_.begin() + position);
+        on_card([&] { device_->body(ids, n, position); });
+        return;
+    }
     arrange(n, arranged_head_ > 0 ? arranged_head_ : 1);
     set_body(ids, n, position);
     run(0, head_first_);
 }
 
 const float *Executor::head(int64_t first, int64_t n) {
-    if (device_ != nullptr) return device_->head(first, n);
+    const float *logits = nullptr;
+    if (on_card([&] { logits = device_->head(first, n); })) return logits;
     arrange(arranged_body_, n);
     set_head(first, n);
     run(head_first_, calls_.size());
@@ -465,8 +504,8 @@ const float *Executor::head(int64_t first, int64_t n) {
 
 const float *Executor::body_and_last(const int32_t *ids, int64_t n, int64_t position) {
     if (device_ != nullptr) {
-        device_->body(ids, n, position);
-        return device_->head(n - 1, 1);
+        body(ids, n, position);
+        return head(n - 1, 1);
     }
     arrange(n, 1);
     set_body(ids, n, position);

@@ -20,8 +20,9 @@ class Executor {
     Executor(const Package &package, size_t plan, uint8_t *arena, const KernelSet &kernels, ThreadPool &pool,
              Reader *reader = nullptr, int64_t serial_work = 4096);
 
-    // From now on all steps run on the card, which outlives the executor.
-    void use(DeviceCuda *device) { device_ = device; }
+    // From now on all steps run on the card, which outlives the executor (nullptr: on the CPU). If it fails, the CPU goes on, and
+    // nothing is lost.
+    void use(DeviceCuda *device);
     // From now on the card multiplies the rows that the plan gives it, as long as it does not fail; it outlives the executor.
     void use(CardRows *rows);
 
@@ -98,6 +99,8 @@ class Executor {
     void remember(const Touch &touch);
     bool embed_rows(const Call &call, uint32_t tensor);
     size_t touches(const Call &call, int64_t tokens, Touch out[5]) const;
+    template <class Work> bool on_card(Work work);
+    void compute_again();
     void set_body(const int32_t *ids, int64_t n, int64_t position);
     void set_head(int64_t first, int64_t n);
     static int64_t chosen(const Call &expert); // tokens
@@ -112,6 +115,8 @@ class Executor {
     ThreadPool &pool_;
     Reader *const reader_;
     DeviceCuda *device_ = nullptr;
+    std::vector<int32_t> past_; // ids of the tokens in the card's cache
+    int64_t past_end_ = 0;      // behind the last of them
     CardRows *card_ = nullptr;
     RowReader rows_;
     ExpertCache experts_;

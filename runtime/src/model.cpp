@@ -47,15 +47,7 @@ Arena::~Arena() { platform::release(data_, bytes_); }
 // program if that can be. What stands in the way is said in one line, and the CPU computes.
 size_t Model::choose(const RunOptions &options) {
     std::string why;
-    const CardFits card_fits = [&](size_t plan) {
-        if (options.device == "cpu") return false;
-        try {
-            return open_card(options, plan, why);
-        } catch (const Error &error) { // the plans behind do without
-            why = error.what();
-            return false;
-        }
-    };
+    const CardFits card_fits = [&](size_t plan) { return options.device != "cpu" && open_card(options, plan, why); };
     const PlanChoice choice = choose_plan(package, options.ram, platform::free_ram(), card_fits);
     if (!choice.plan) throw Error(choice.why);
     if (options.device == "cuda" && package.plans[*choice.plan].vram_bytes == 0) open_card(options, *choice.plan, why);
@@ -70,11 +62,26 @@ size_t Model::choose(const RunOptions &options) {
 }
 
 bool Model::open_card(const RunOptions &options, size_t plan, std::string &why) {
-    if (!package.cards[plan].empty())
-        card_rows = CardRows::open(package, plan, options.trust, why);
-    else
-        gpu = DeviceCuda::open(package, plan, options.trust, why);
+    try {
+        if (!package.cards[plan].empty())
+            card_rows = CardRows::open(package, plan, options.trust, why);
+        else
+            gpu = DeviceCuda::open(package, plan, options.trust, why);
+    } catch (const Error &error) { // other plans, or the CPU, do without
+        why = error.what();
+    }
     return card_rows != nullptr || gpu != nullptr;
+}
+
+void Model::load_card() {
+    if (card_rows != nullptr) card_rows->load(arena.data());
+    try {
+        if (gpu != nullptr) gpu->load(arena.data());
+    } catch (const CardFailed &failure) {
+        say(std::string(failure.what()) + " The CPU goes on alone.");
+        executor.use(static_cast<DeviceCuda *>(nullptr));
+        gpu.reset();
+    }
 }
 
 const uint8_t *Model::tables() {
@@ -93,8 +100,7 @@ void Model::load() {
         Progress progress("loading", total, "");
         reader.load([&](uint64_t bytes) { progress.advance(bytes); });
     }
-    if (gpu != nullptr) gpu->load(arena.data());
-    if (card_rows != nullptr) card_rows->load(arena.data());
+    load_card();
     loaded_bytes = total;
     load_seconds = platform::seconds() - start;
     if (untrusted_code_) say("running on built-in kernels; --trust would run the package's own code");

@@ -93,6 +93,7 @@ class Model {
     const bool untrusted_code_; // there is some, and it is left aside
     size_t choose(const RunOptions &options);
     bool open_card(const RunOptions &options, size_t plan, std::string &why);
+    void load_card();
     void say_plan() const;
     const uint8_t *tables();
 };

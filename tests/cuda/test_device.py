@@ -53,11 +53,13 @@ def driver(tmp_path_factory: pytest.TempPathFactory, nvrtc: Nvrtc) -> Path:
     return folder
 
 
-def run(driver: Path, command: str, name: str, *options: str, **settings: str) -> subprocess.CompletedProcess[bytes]:
+def run(
+    driver: Path, command: str, name: str, *options: str, typed: bytes = b"", **settings: str
+) -> subprocess.CompletedProcess[bytes]:
     """``n730-exec [COMMAND] NAME.n730 …`` with the stand-in as the machine's driver."""
     environment = os.environ | {"LD_LIBRARY_PATH": str(driver), "N730_CUDA_TWINS": str(driver)} | settings
     parts = [str(find_runtime()), *([command] if command else []), str(driver / f"{name}.n730"), *options]
-    return subprocess.run(parts, capture_output=True, env=environment, check=False)
+    return subprocess.run(parts, capture_output=True, env=environment, input=typed, check=False)
 
 
 def logits(driver: Path, name: str, folder: Path, *options: str, **settings: str) -> tuple[np.ndarray, str]:
@@ -98,6 +100,9 @@ def test_generation_prints_the_same(driver: Path) -> None:
         ({"N730_CUDA_DEVICE": "GeForce GT 740,3,0"}, "GeForce GT 740 is too old a card"),
         ({"N730_CUDA_VRAM": "100000"}, "the graphics card has not enough memory left (expected "),
         ({LOST: "cuMemAlloc_v2:2:2"}, "the graphics card has not enough memory left (expected "),
+        ({LOST: "cuCtxCreate_v2:1:2"}, "the graphics card failed: cuCtxCreate_v2 (found CUDA_ERROR_"),
+        ({LOST: "cuModuleLoadData:1:200"}, "the graphics card failed: cuModuleLoadData (found CUDA_ERROR_"),
+        ({LOST: "cuModuleGetFunction:3:500"}, "the graphics card failed: cuModuleGetFunction of "),
     ],
 )
 def test_without_a_card_the_cpu_computes(driver: Path, settings: dict[str, str], says: str, tmp_path: Path) -> None:
@@ -124,18 +129,45 @@ def test_a_card_that_no_cubin_serves_gets_ptx(driver: Path, tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize(
-    "fails",
-    ["cuLaunchKernel:40:719", "cuMemcpyHtoDAsync_v2:1:719", "cuMemcpyDtoHAsync_v2:3:719", "cuModuleLoadData:1:209"],
+    ("name", "fails"),
+    [
+        ("int4", "cuMemcpyHtoDAsync_v2:1:719"),  # while the weights are brought over
+        ("int4", "cuLaunchKernel:40:719"),
+        ("int4", "cuLaunchKernel:400:719"),
+        ("int4", "cuLaunchKernel:1:999"),
+        ("int4", "cuMemcpyDtoHAsync_v2:3:719"),
+        ("f16 in blocks", "cuLaunchKernel:300:719"),
+        ("experts", "cuMemcpyDtoHAsync_v2:5:719"),  # gates
+    ],
 )
-def test_a_card_that_fails_stops_cleanly(driver: Path, fails: str, tmp_path: Path) -> None:
-    out = tmp_path / "logits.npy"
-    (tmp_path / "ids").write_text("1 2 3 4 5 6 7 8 9 10 11 12 13")
-    options = ("--tokens", str(tmp_path / "ids"), "--logits", str(out), "--device", "cuda", "--trust")
-    done = run(driver, "score", "int4", *options, N730_CUDA_FAIL=fails)
-    last = done.stderr.decode().splitlines()[-1]
-    assert done.returncode == 1 and not out.exists()
-    assert last.startswith("n730-exec: error: the graphics card failed: ") and last.endswith("Run with --device cpu.")
-    assert done.stderr.decode().count("error:") == 1
+def test_the_cpu_goes_on_where_the_card_fails(driver: Path, name: str, fails: str, tmp_path: Path) -> None:
+    on_cpu, _ = logits(driver, name, tmp_path, "--device", "cpu")
+    found, said = logits(driver, name, tmp_path, "--device", "cuda", "--trust", N730_CUDA_FAIL=fails)
+    assert said.count("the graphics card failed: ") == said.count("The CPU goes on alone.") == 1, said
+    np.testing.assert_array_equal(on_cpu.view(np.uint32), found.view(np.uint32))
+
+
+def test_a_card_that_is_lost_in_the_middle_of_a_text(driver: Path) -> None:
+    options = ("--prompt", "abc", "-n", "20", "--temperature", "0", "--ids")
+    by_cpu = run(driver, "", "int4", *options, "--device", "cpu")
+    lost = run(driver, "", "int4", *options, "--device", "cuda", "--trust", N730_CUDA_FAIL="cuMemcpyDtoHAsync_v2:9:719")
+    assert lost.returncode == 0 and lost.stderr.count(b"The CPU goes on alone.") == 1
+    assert by_cpu.stdout == lost.stdout and lost.stdout.strip()
+
+
+def test_a_card_that_is_lost_in_a_conversation(driver: Path) -> None:
+    """Later messages take back what is in the cache: the CPU's must be as the card's was."""
+
+    def answers(*options: str, **settings: str) -> subprocess.CompletedProcess[bytes]:
+        options = ("-n", "4", "--temperature", "0", *options)
+        return run(driver, "chat", "int4", *options, typed=b"ab\nc d\nefg\nh\n", **settings)
+
+    by_cpu = answers("--device", "cpu")
+    assert len(by_cpu.stdout.splitlines()) >= 4, by_cpu
+    for copy in (2, 7, 11, 15):  # of the logits that come back
+        lost = answers("--device", "cuda", "--trust", N730_CUDA_FAIL=f"cuMemcpyDtoHAsync_v2:{copy}:719")
+        assert lost.returncode == 0 and lost.stderr.count(b"The CPU goes on alone.") == 1, lost.stderr
+        assert lost.stdout == by_cpu.stdout
 
 
 @pytest.mark.parametrize("name", SPLIT)
