@@ -122,7 +122,17 @@ void remove_file(const std::string &path) { ::DeleteFileW(wide(path).c_str()); }
 
 void *allocate(uint64_t bytes) { return ::VirtualAlloc(nullptr, bytes, MEM_RESERVE | MEM_COMMIT, PAGE_READWRITE); }
 void release(void *memory, uint64_t) { ::VirtualFree(memory, 0, MEM_RELEASE); }
-void *open_library(const char *name) { return ::LoadLibraryA(name); }
+// From the system's folder, and from nowhere that a download may have put a file of that name. Windows 7 knows the flag from an
+// update of 2011 on (KB2533623); without it the path says as much.
+void *open_library(const char *name) {
+    constexpr DWORD SYSTEM_ONLY = 0x00000800; // LOAD_LIBRARY_SEARCH_SYSTEM32
+    if (const HMODULE library = ::LoadLibraryExA(name, nullptr, SYSTEM_ONLY)) return library;
+    if (::GetLastError() != ERROR_INVALID_PARAMETER) return nullptr;
+    char folder[MAX_PATH];
+    const UINT length = ::GetSystemDirectoryA(folder, MAX_PATH);
+    if (length == 0 || length >= MAX_PATH) return nullptr;
+    return ::LoadLibraryExA((std::string(folder, length) + "\\" + name).c_str(), nullptr, LOAD_WITH_ALTERED_SEARCH_PATH);
+}
 void *library_symbol(void *library, const char *name) {
     return reinterpret_cast<void *>(::GetProcAddress(static_cast<HMODULE>(library), name));
 }
