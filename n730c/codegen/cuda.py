@@ -189,6 +189,11 @@ def attention(fmt: Format, heads: int, kv_heads: int, dim: int, window: int, cap
     return CudaKernel(name, StepOp.ATTENTION, "attention.h", body, 128, items=heads)
 
 
+def read_memory() -> CudaKernel:
+    """What ``n730-exec probe`` measures a card's memory with."""
+    return CudaKernel("read_vram", StepOp.ADD, "read.h", "read_memory(call)", _FLAT, items_per_block=_FLAT)
+
+
 TOP_SLICE = 1024  # numbers that one block sorts
 
 

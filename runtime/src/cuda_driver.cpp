@@ -5,7 +5,7 @@
 namespace n730 {
 
 namespace {
-constexpr int OUT_OF_MEMORY = 2, CAPABILITY_MAJOR = 75, CAPABILITY_MINOR = 76;
+constexpr int OUT_OF_MEMORY = 2, CAPABILITY_MAJOR = 75, CAPABILITY_MINOR = 76, MULTIPROCESSORS = 16;
 constexpr int OLDEST_DRIVER = 11000;          // R450: the first that takes what CUDA 11 compiled
 constexpr int OLDEST_MAJOR = 3, OLDEST_MINOR = 5; // Kepler GK208 and GK110
 constexpr unsigned EVENT_WITHOUT_TIMING = 2, STREAM_NON_BLOCKING = 1;
@@ -128,6 +128,7 @@ bool Cuda::find_card(std::string &why) {
     size_t bytes = 0;
     CHECK(cuDeviceTotalMem_v2, (&bytes, device));
     vram_ = bytes;
+    CHECK(cuDeviceGetAttribute, (&multiprocessors_, MULTIPROCESSORS, device));
     CHECK(cuCtxCreate_v2, (&context_, 0, device));
     return true;
 }

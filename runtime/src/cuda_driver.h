@@ -41,6 +41,7 @@ class Cuda {
     const std::string &name() const { return name_; }
     int major() const { return major_; }
     int minor() const { return minor_; }
+    int multiprocessors() const { return multiprocessors_; }
     uint64_t vram() const { return vram_; } // bytes in all
     std::string describe() const;           // "GeForce GT 730 (compute capability 3.5, 2.0 GiB), driver for CUDA 11.4"
 
@@ -71,7 +72,7 @@ class Cuda {
     std::unique_ptr<Api> api_;
     void *context_ = nullptr;
     std::string name_;
-    int driver_ = 0, major_ = 0, minor_ = 0;
+    int driver_ = 0, major_ = 0, minor_ = 0, multiprocessors_ = 0;
     uint64_t vram_ = 0;
 };
 

@@ -1,6 +1,7 @@
 // Commands that look at a package without running it: info, verify, tokenize.
 #include "builtin_kernels.h"
 #include "commands.h"
+#include "cuda_kernels.h"
 #include "progress.h"
 #include "text.h"
 
@@ -39,7 +40,44 @@ uint64_t weight_bytes(const Package &package) {
     return bytes;
 }
 
-std::string as_json(const Package &package, const std::string &path, const PlanChoice &choice) {
+// What would compute here, once the package is trusted.
+struct CardView {
+    std::string card, why; // the card, or empty; what keeps it from computing, or empty
+    const Image *image = nullptr;
+    uint64_t free = 0; // bytes of its memory
+};
+
+CardView look_for_card(const Package &package) {
+    CardView view;
+    try {
+        const std::unique_ptr<Cuda> cuda = Cuda::open(view.why);
+        if (cuda == nullptr) return view;
+        view.card = cuda->describe();
+        view.free = cuda->free_vram();
+        view.image = choose_image(package, *cuda, true, view.why);
+    } catch (const CardFailed &failure) {
+        view.why = failure.what();
+    }
+    return view;
+}
+
+const char *device_of(const Package &package, const PlanChoice &choice) {
+    if (!choice.plan || package.plans[*choice.plan].vram_bytes == 0) return "cpu";
+    return package.cards[*choice.plan].empty() ? "gpu" : "split";
+}
+
+std::string device_line(const Package &package, const PlanChoice &choice, const CardView &view) {
+    const std::string device = device_of(package, choice), kernels = view.image != nullptr ? isa_name(view.image->isa) : "";
+    if (device != "cpu")
+        return (device == "gpu" ? "the graphics card" : "the CPU and the graphics card") +
+               (", with --trust: the card's kernels (" + kernels + ") are the package's own code");
+    if (view.image == nullptr) return "the CPU: " + view.why;
+    const bool planned = package.plans[0].vram_bytes > 0; // such plans come first
+    return std::string("the CPU: ") + (planned ? "no plan that uses the card fits" : "no plan of the package uses the card") +
+           "; --device cuda --trust has it compute everything, if it can";
+}
+
+std::string as_json(const Package &package, const std::string &path, const PlanChoice &choice, const CardView &view) {
     JsonObject formats;
     for (const auto &[format, sum] : sum_by_format(package))
         formats.raw(
@@ -82,13 +120,16 @@ std::string as_json(const Package &package, const std::string &path, const PlanC
                .raw("plans", plans)
                .raw("plan", choice.plan ? std::to_string(*choice.plan) : "null")
                .add("plan_reason", choice.why)
+               .add("device", std::string(device_of(package, choice)))
+               .add("device_reason", device_line(package, choice, view))
+               .add("card", view.card)
                .raw("images", images)
                .raw("meta", std::string(meta.begin(), meta.end()))
                .text() +
            "\n";
 }
 
-std::string as_text(const Package &package, const std::string &path, const PlanChoice &choice) {
+std::string as_text(const Package &package, const std::string &path, const PlanChoice &choice, const CardView &view) {
     std::string out = path + ": " + format_size(package.file_size) + ", " + std::to_string(package.tensors.size()) +
                       " tensors, vocabulary of " + std::to_string(package.program.vocab) + "\n";
     for (const char *name : {"model", "compiler"})
@@ -99,12 +140,19 @@ std::string as_text(const Package &package, const std::string &path, const PlanC
                format_size(sum.bytes) + "\n";
     for (size_t i = 0; i < package.plans.size(); ++i) {
         const Plan &p = package.plans[i];
-        out += "plan " + std::to_string(i + 1) + ": " + format_need(p.ram_bytes()) + " of RAM, context " +
+        out += "plan " + std::to_string(i + 1) + ": " + format_need(p.ram_bytes()) + " of RAM, " +
+               (p.vram_bytes > 0 ? format_need(p.vram_bytes) + " of VRAM, " : "") + "context " +
                std::to_string(p.context) + ", predicted " + format_number(p.decode_tokens_per_s) +
                " tokens/s, first token after " + format_number(p.first_token_s) + " s\n";
     }
     out += "taken here: " + (choice.plan ? "plan " + std::to_string(*choice.plan + 1) : "none") + ", " + choice.why + "\n";
+    if (!view.card.empty()) out += "graphics card: " + view.card + "\n";
+    out += "computing here: " + device_line(package, choice, view) + "\n";
     for (const Image &image : package.images) {
+        if (gpu_architecture(image.isa) != 0) {
+            out += std::string("image ") + isa_name(image.isa) + ": " + format_size(image.size) + ", for graphics cards\n";
+            continue;
+        }
         const auto [none, by_template, tvm] = count_makers(package, image);
         out += std::string("image ") + isa_name(image.isa) + ": " + format_size(image.size) + ", kernels by template " +
                std::to_string(by_template) + ", by TVM " + std::to_string(tvm) + ", none " + std::to_string(none) +
@@ -118,8 +166,10 @@ std::string as_text(const Package &package, const std::string &path, const PlanC
 int info(const std::string &path, uint64_t ram, bool json) {
     const FileSource source(path);
     const Package package = read_package(source);
-    const PlanChoice choice = choose_plan(package, ram, platform::free_ram());
-    put(json ? as_json(package, path, choice) : as_text(package, path, choice));
+    const CardView view = look_for_card(package);
+    const auto fits = [&](size_t plan) { return view.image != nullptr && package.plans[plan].vram_bytes <= view.free; };
+    const PlanChoice choice = choose_plan(package, ram, platform::free_ram(), fits);
+    put(json ? as_json(package, path, choice, view) : as_text(package, path, choice, view));
     put_flush();
     return 0;
 }

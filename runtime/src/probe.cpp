@@ -72,8 +72,38 @@ class Toml {
     std::string text_;
 };
 
-std::string describe(const std::string &name, const ComputeNumbers &cpu, const DiskNumbers &disk) {
-    const std::string no_card = "not measured: probe does not measure graphics cards yet";
+using Gpu = std::optional<GpuNumbers>;
+
+void add_rates(Toml &toml, const char *table, const double (&rates)[LAST_FORMAT + 1]) {
+    toml.line(std::string("\n[") + table + "]");
+    for (uint8_t format = static_cast<uint8_t>(Format::F16); format <= LAST_FORMAT; ++format)
+        toml.add(format_name(static_cast<Format>(format)), rates[format]);
+}
+
+// The table of the card and what it holds.
+void add_card(Toml &toml, const GpuNumbers &gpu) {
+    toml.line("\n[gpu]").add("arch", gpu.arch).add("launch_s", gpu.launch_s).add("copy_s", gpu.copy_s);
+    add_rates(toml, "gpu.kernel_rates", gpu.rates);
+    add_rates(toml, "gpu.batch_rates", gpu.batch_rates);
+}
+
+void add_card_sources(Toml &toml, const std::string &measured, const GpuNumbers &gpu) {
+    const std::string product = "INT4 product of a matrix in its cache, median of up to 9; the other formats by the instructions "
+                                "that a weight takes more (benchmarks/cuda/floors.py)";
+    toml.add("vram_bytes", measured + gpu.card + ": what is free, less a sixteenth of all")
+        .add("vram_bytes_per_s",
+             measured + "a kernel that reads " + std::to_string(gpu.read_bytes >> 20) + " MiB, median of up to 9")
+        .add("pcie_bytes_per_s", measured + "copies of 16 MiB from pinned memory, median of up to 9; the way back " +
+                                     number(gpu.to_host))
+        .add("\"gpu.arch\"", measured + gpu.card)
+        .add("\"gpu.launch_s\"", measured + "100 launches of a kernel that does nothing, until they are done")
+        .add("\"gpu.copy_s\"", measured + "a copy of 4 KiB, until it is done")
+        .add("\"gpu.kernel_rates\"", measured + product)
+        .add("\"gpu.batch_rates\"", measured + "the same for eight tokens at once");
+}
+
+std::string describe(const std::string &name, const ComputeNumbers &cpu, const DiskNumbers &disk, const Gpu &gpu,
+                     const std::string &no_gpu) {
     const std::string measured = "measured by n730-exec probe " + today() + ": ";
     const std::string isa = isa_name(cpu.isa), kernels = isa_name(builtin_isa(cpu.isa));
     const auto mib = [](uint64_t bytes) { return std::to_string(bytes >> 20) + " MiB"; };
@@ -93,13 +123,12 @@ std::string describe(const std::string &name, const ComputeNumbers &cpu, const D
         .add("disk_seek_s", disk.seek_s)
         .add("disk_read_bytes", static_cast<uint64_t>(disk.read_bytes))
         .add("disk_reads_in_flight", static_cast<uint64_t>(disk.in_flight))
-        .add("vram_bytes", uint64_t(0))
-        .add("vram_bytes_per_s", 0.0)
-        .add("pcie_bytes_per_s", 0.0)
-        .add("step_seconds", cpu.step_seconds)
-        .line("\n[kernel_rates]");
-    for (uint8_t format = static_cast<uint8_t>(Format::F16); format <= LAST_FORMAT; ++format)
-        toml.add(format_name(static_cast<Format>(format)), cpu.rates[format]);
+        .add("vram_bytes", gpu ? gpu->vram_bytes : 0)
+        .add("vram_bytes_per_s", gpu ? gpu->vram_bytes_per_s : 0.0)
+        .add("pcie_bytes_per_s", gpu ? gpu->to_device : 0.0)
+        .add("step_seconds", cpu.step_seconds);
+    add_rates(toml, "kernel_rates", cpu.rates);
+    if (gpu) add_card(toml, *gpu);
     toml.line("\n[sources]")
         .add("isa", measured + "CPUID and XGETBV, the highest level that this CPU and system run")
         .add("cores", measured + "physical cores that this process may use")
@@ -115,14 +144,14 @@ std::string describe(const std::string &name, const ComputeNumbers &cpu, const D
              measured + reads + ", every fourth place of the file against all in order, a read, median of 5")
         .add("disk_read_bytes", measured + "the least memory in flight within 6 % of the best of 24 combinations")
         .add("disk_reads_in_flight", measured + "as disk_read_bytes")
-        .add("vram_bytes", no_card)
-        .add("vram_bytes_per_s", no_card)
-        .add("pcie_bytes_per_s", no_card)
         .add("step_seconds", measured + "hand-out and barrier of " + std::to_string(cpu.cores) +
                                  " threads, median of 9 rounds of 2000")
         .add("kernel_rates", measured + "built-in " + kernels +
                                  " kernels, a 64 x 1024 matrix times one vector in cache, one core while all are at "
                                  "work, median of 9 rounds of 20 ms");
+    if (gpu) add_card_sources(toml, measured, *gpu);
+    for (const char *field : {"vram_bytes", "vram_bytes_per_s", "pcie_bytes_per_s"})
+        if (!gpu) toml.add(field, "none is used: " + no_gpu);
     return toml.text();
 }
 
@@ -151,7 +180,9 @@ int probe(const ProbeOptions &options) {
     }
     const DiskNumbers disk = probe_disk(options.disk, options.disk_bytes); // first: it is what may be named wrongly
     const ComputeNumbers compute = probe_compute();
-    const std::string text = describe(name, compute, disk);
+    std::string no_gpu;
+    const Gpu gpu = probe_gpu(no_gpu);
+    const std::string text = describe(name, compute, disk, gpu, no_gpu);
     if (options.output) {
         write(output, text);
     } else {

@@ -7,6 +7,7 @@
 #include <algorithm>
 #include <atomic>
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <thread>
 #include <vector>
@@ -92,5 +93,17 @@ struct DiskNumbers {
 // `where`: a folder to write a temporary file of at most `bytes` in, or a file to read. Takes less than a minute.
 // Throws Error, Interrupted.
 DiskNumbers probe_disk(const std::string &where, uint64_t bytes);
+
+// What a graphics card does. Bytes, seconds, weights a second of the whole card.
+struct GpuNumbers {
+    std::string card, arch; // "GeForce GT 730 (…), driver for CUDA 11.4", "sm_35"
+    uint64_t vram_bytes = 0;
+    uint64_t read_bytes = 0; // what its memory was measured with
+    double vram_bytes_per_s = 0, to_device = 0, to_host = 0;
+    double launch_s = 0, copy_s = 0;                                     // until they are done
+    double rates[LAST_FORMAT + 1] = {}, batch_rates[LAST_FORMAT + 1] = {}; // one token; eight, times tokens. Index: Format
+};
+// None: there is no card that can be used, and `why` says so in one line. Takes a second or two. Throws Interrupted.
+std::optional<GpuNumbers> probe_gpu(std::string &why);
 
 } // namespace n730

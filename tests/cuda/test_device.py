@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import subprocess
@@ -229,3 +230,25 @@ def test_a_split_generates_the_same(driver: Path) -> None:
     by_both = run(driver, "", "int4 split", *options, "--trust", "--threads", "2")
     assert by_cpu.returncode == by_both.returncode == 0, by_both.stderr.decode()
     assert by_cpu.stdout == by_both.stdout and b"computing on the CPU and" in by_both.stderr
+
+
+@pytest.mark.parametrize(
+    ("name", "settings", "device", "says"),
+    [
+        ("int4 split", {}, "split", "the CPU and the graphics card, with --trust: the card's kernels (sm_35)"),
+        ("int4 whole", {}, "gpu", "the graphics card, with --trust: the card's kernels (sm_35)"),
+        ("int4", {}, "cpu", "the CPU: no plan of the package uses the card"),
+        ("int4 split", {"N730_CUDA_VRAM": "10000"}, "cpu", "the CPU: no plan that uses the card fits"),
+        ("int4 split", {"N730_CUDA_DEVICE": "GT 730,2,1"}, "cpu", "the CPU: GT 730 is a Fermi card"),
+        ("int4 split", {"LD_LIBRARY_PATH": "/nonexistent"}, "cpu", "the CPU: no NVIDIA driver"),
+    ],
+)
+def test_info_says_who_computes_and_why(
+    driver: Path, name: str, settings: dict[str, str], device: str, says: str
+) -> None:
+    told = json.loads(run(driver, "info", name, "--json", **settings).stdout)
+    assert told["device"] == device and told["device_reason"].startswith(says)
+    assert told["plan"] == (0 if device != "cpu" or name == "int4" else 1)
+    assert ("GeForce GT 730" in told["card"]) == ("Fermi" not in says and "driver" not in says)
+    said = run(driver, "info", name, **settings).stdout.decode()
+    assert f"computing here: {says}" in said and ("of VRAM, context" in said) == ("split" in name or "whole" in name)
