@@ -12,14 +12,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from n730c.artifacts import GpuArch, Tier
+from n730c.artifacts import GpuArch, KernelImage, Program, Tier
 from n730c.codegen import build_gpu_images, cuda
 from n730c.codegen.gpu import kernels_of
 from n730c.codegen.nvrtc import Nvrtc
 from n730c.dtypes import Format
 from n730c.package import read_package
 from n730c.runtime import find_runtime
-from tests.cuda.standin import build_driver, build_twin
+from tests.cuda.standin import build_driver, build_twin, image_of_twin
 from tests.tiny_package import Shape, tiny
 
 SHAPES = {
@@ -32,6 +32,16 @@ SPLIT = ("int4", "f16 in blocks")
 LOST = "N730_CUDA_FAIL"
 
 
+def compiled(program: Program, folder: Path) -> tuple[KernelImage, ...]:
+    """What a build makes, a cubin and PTX, and one twin of both. NVRTC takes its time: once is enough here."""
+    made = build_gpu_images(program, (GpuArch.SM_35,))
+    kernels = kernels_of(program)
+    symbols = [kernel.symbol for kernel in kernels]
+    assert {figures.symbol for figures in made[0].figures} == set(symbols)
+    build_twin(cuda.source(kernels), symbols, [each.image.code for each in made], folder, "-O0")
+    return tuple(each.image for each in made)
+
+
 @pytest.fixture(scope="module")
 def driver(tmp_path_factory: pytest.TempPathFactory, nvrtc: Nvrtc) -> Path:
     """The stand-in and the twins of every package; ``NAME.n730`` are the packages."""
@@ -39,12 +49,7 @@ def driver(tmp_path_factory: pytest.TempPathFactory, nvrtc: Nvrtc) -> Path:
     build_driver(folder)
     for name, shape in SHAPES.items():
         toy = tiny(shape)
-        made = build_gpu_images(toy.program, (GpuArch.SM_35,))
-        kernels = kernels_of(toy.program)
-        symbols = [kernel.symbol for kernel in kernels]
-        assert {figures.symbol for figures in made[0].figures} == set(symbols)
-        images = tuple(each.image for each in made)
-        build_twin(cuda.source(kernels), symbols, [image.code for image in images], folder)
+        images = compiled(toy.program, folder) if name == "int4" else (image_of_twin(toy.program, folder, "-O0"),)
         replace(toy, images=images).write(folder / f"{name}.n730")
         for kind, part in (("split", {"card": 2}), ("whole", {"card": -1}), ("vram", {"card": 99, "vram": True})):
             if name not in SPLIT:

@@ -28,7 +28,7 @@ def test_a_card_is_measured(tmp_path: Path) -> None:
     lines = probe_kernels.FILE.read_text(encoding="utf-8").splitlines()
     ptx = "".join(map(ast.literal_eval, lines)).encode()
     kernels = probe_kernels.KERNELS
-    build_twin(cuda.source(kernels), [kernel.symbol for kernel in kernels], [ptx], tmp_path)
+    build_twin(cuda.source(kernels), [kernel.symbol for kernel in kernels], [ptx], tmp_path, "-O0")
     output = tmp_path / "pc.toml"
     settings = {"LD_LIBRARY_PATH": str(tmp_path), "N730_CUDA_TWINS": str(tmp_path), "N730_CUDA_VRAM": str(40 << 20)}
     command = [str(find_runtime()), "probe", "-o", str(output), "--disk", str(tmp_path), "--disk-bytes", "16M"]
