@@ -7,7 +7,7 @@ budget, measures the whole, and gives the difference back to the budget; where t
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TypeVar
 
 from n730c.artifacts import OVERHEAD, PAGE
@@ -25,6 +25,7 @@ MOST_BPW = 5.0  # bits a weight that are taken by default even if the memory wou
 Draft = TypeVar("Draft")
 
 TRIES = 7
+_CARD_STEPS = 8  # amounts of the card's memory that are tried
 ENOUGH = 1 / 1024  # of the limit: what may stay unused
 
 
@@ -76,15 +77,30 @@ def room_for_weights(planner: Planner, ram_bytes: int) -> int:
     return ram_bytes - OVERHEAD - others
 
 
+def rooms(room: int, target: Target) -> tuple[int, ...]:
+    """Rooms for matrices to try, largest first: ``room`` of RAM and less and less of the card's memory, at last none.
+
+    How much of a card's memory can take weights off the RAM depends on the program; a plan shows it. Take the first
+    room whose plan reads nothing from the disk for a token.
+    """
+    if target.gpu_arch is None:
+        return (room,)
+    return tuple(room + target.vram_bytes * step // _CARD_STEPS for step in range(_CARD_STEPS, -1, -1))
+
+
 def least_budget(graph: Graph, profile: SensitivityProfile, prices: Prices | None = None) -> float:
     """What all matrices take with the fewest bits that the profile knows of: bytes, or in the unit of ``prices``."""
     return least_price(graph, profile, prices)
 
 
-def first_budget(
-    graph: Graph, profile: SensitivityProfile, bits_per_weight: float | None, max_bytes: int | None, room: int
-) -> float:
-    """Bytes for all matrices together: what was asked for, else the least of ``room`` and MOST_BPW.
+def first_budgets(
+    graph: Graph,
+    profile: SensitivityProfile,
+    bits_per_weight: float | None,
+    max_bytes: int | None,
+    tried: Sequence[int],
+) -> tuple[float, ...]:
+    """Bytes for all matrices together: what was asked for, else for each of the ``rooms`` the least of it and MOST_BPW.
 
     Raises BudgetExceeded when the smallest formats take more than was asked for, or the original itself less.
     """
@@ -94,14 +110,14 @@ def first_budget(
         budget = bits_per_weight * weights / 8
         if budget < least:
             raise _below("--bpw", f"at least {math.ceil(800 * least / weights) / 100:.2f}", f"{bits_per_weight:g}")
-        return budget
+        return (budget,)
     if max_bytes is not None:
         if max_bytes > weights * ORIGINAL_BITS // 8:
             raise above_original("--max-size", f"at most {weights * ORIGINAL_BITS // 8} bytes", f"{max_bytes} bytes")
         if max_bytes < least:
             raise _below("--max-size", f"more than {int(least)} bytes", f"{max_bytes} bytes")
-        return float(max_bytes)
-    return default_budget(weights, least, room)
+        return (float(max_bytes),)
+    return tuple(dict.fromkeys(default_budget(weights, least, room) for room in tried))
 
 
 def _below(option: str, expected: str, found: str) -> BudgetExceeded:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from importlib import metadata
 from pathlib import Path
@@ -11,7 +11,7 @@ from typing import Any
 from rich.console import Console
 
 from n730c.artifacts import GpuArch, KernelImage, KernelSpec, Plan, Program
-from n730c.budget import first_budget, fit, least_budget, room_for_weights, seconds
+from n730c.budget import first_budgets, fit, least_budget, room_for_weights, rooms, seconds
 from n730c.codegen import GpuImage, build_gpu_images, build_images, computable
 from n730c.dtypes import Format
 from n730c.errors import BudgetExceeded, ToolchainError, UsageError
@@ -223,10 +223,11 @@ class Drafter:
         profile = self.calibrated.profile
         if options.tokens_per_s is not None:
             return self.finished(self._fast_enough(options.tokens_per_s))
-        budget = first_budget(self.graph, profile, options.bits_per_weight, options.max_bytes, room)
+        tried = rooms(room, self.target)
+        budgets = first_budgets(self.graph, profile, options.bits_per_weight, options.max_bytes, tried)
         if options.max_bytes is None:
-            return self.finished(self.planned(budget))
-        limit, least = options.max_bytes, least_budget(self.graph, profile)
+            return self._in_memory(budgets)
+        (budget,), limit, least = budgets, options.max_bytes, least_budget(self.graph, profile)
 
         def draft(budget: float) -> Draft:
             return self.finished(self.planned(budget))
@@ -235,6 +236,17 @@ class Drafter:
         if made.file_bytes > limit:
             raise _too_large(limit, made.file_bytes)
         return made
+
+    def _in_memory(self, budgets: Sequence[float]) -> Draft:
+        """Of the first budget whose plan reads nothing from the disk for a token, else of the last."""
+        for budget in budgets[:-1]:
+            planned = self.planned(budget)
+            if not planned.plans[0].disk_bytes_per_token:
+                made = self.finished(planned)
+                if not made.planned.plans[0].disk_bytes_per_token:
+                    return made
+                break  # no kernels could be made for the card
+        return self.finished(self.planned(budgets[-1]))
 
     def _fast_enough(self, wanted: float) -> Planned:
         """The most precise formats with which the planner predicts ``wanted`` tokens a second.

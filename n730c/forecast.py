@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 from n730c.artifacts import OVERHEAD, Plan, Program
-from n730c.budget import nominal_formats, room_for_weights
+from n730c.budget import nominal_formats, room_for_weights, rooms
 from n730c.codegen import computable
 from n730c.draft import PASSES, choose_context, choose_formats, smallest
 from n730c.dtypes import Format
@@ -100,15 +101,23 @@ def forecast(
 
     checkpoint = open_source(source, weights=False)
 
-    def of(asked_for: str | None, asked: int | None) -> Forecast:
-        if asked_for == MIXED or (asked_for is None and checkpoint.stored_formats() is None):
-            name, cache = MIXED, kv_format(kv, MIXED)
-            room = room_for_weights(smallest(graph, target, tokenizer, asked, cache, ram), ram)
-            formats: Mapping[str, Format] = nominal_formats(graph, room)
-        else:
-            name, formats, cache = choose_formats(graph, checkpoint, asked_for, kv)
+    def with_formats(name: str, formats: Mapping[str, Format], cache: Format, asked: int | None) -> Forecast:
         program = lower(graph, formats, cache)
         return _forecast(name, program, target, tokenizer, choose_context(asked, graph, program, ram), ram)
+
+    def of(asked_for: str | None, asked: int | None) -> Forecast:
+        if asked_for != MIXED and (asked_for is not None or checkpoint.stored_formats() is not None):
+            name, formats, cache = choose_formats(graph, checkpoint, asked_for, kv)
+            return with_formats(name, formats, cache, asked)
+        cache = kv_format(kv, MIXED)
+        room = room_for_weights(smallest(graph, target, tokenizer, asked, cache, ram), ram)
+        several = [nominal_formats(graph, some) for some in rooms(room, target)]
+        for formats, next_formats in pairwise(several):
+            if formats != next_formats:
+                made = with_formats(MIXED, formats, cache, asked)
+                if made.choice is not None and not made.planner.disk_bytes(made.choice):
+                    return made  # the most bits of which none are on the disk
+        return with_formats(MIXED, several[-1], cache, asked)
 
     chosen = of(precision, context)
     return chosen, tuple(_others(chosen, of, context)), target

@@ -67,7 +67,7 @@ def test_bits_a_weight_are_kept_and_used(profile: tuple[Path, Path]) -> None:
 def test_the_memory_is_filled_and_nothing_streamed(models: Models, profile: tuple[Path, Path], tmp_path: Path) -> None:
     output = tmp_path / "more.n730"
     ram = describe(read_package(profile[1]))["plans"][0]["ram_bytes"] + 300_000
-    build(models, output, "--ram", str(ram), "--profile", profile[0])
+    build(models, output, "--ram", str(ram), "--vram", "0", "--profile", profile[0])
     facts = describe(read_package(output))
     assert facts["plans"][0]["disk_bytes_per_token"] == 0 and facts["plans"][0]["ram_bytes"] <= ram
     assert facts["bits_per_weight"] > 3.3
