@@ -2,7 +2,8 @@
 
 During the calibration pass, with a layer's weights at hand, its matrices are rounded, and the layer's output with one
 of them in place is carried on through all later layers, beside the unchanged one, up to the logits (`_Trials`). Windows
-that the rounder never saw are used, so that what it learned by heart does not count.
+that the rounder never saw are used, so that what it learned by heart does not count. Trials of all tensors at once say
+by how much the sum of the parts falls short of the whole.
 
 In large models that is done once a layer instead of once a matrix and format: all matrices of the layer get noise like
 that of rounding, and the sum of what it changes at the layer's end is carried on. The divergence that comes of it is
@@ -28,7 +29,7 @@ from n730c.frontend.walk import Activations, Stage, Values, quantize_activations
 from n730c.ir.core import Graph, Node, Op
 from n730c.ir.ops import Array
 from n730c.profile import SensitivityProfile
-from n730c.quant.calibrated import Rounder
+from n730c.quant.calibrated import Rounder, coarse
 
 PROBES = 4  # windows that the rounder does not see
 PROBE_TOKENS = 256  # of each, at most
@@ -36,6 +37,8 @@ LARGE_PROBES = (2, 128)  # the same of large models
 DIRECT = 1e12  # multiplications of trials above which a model is large
 ANCHOR = Format.INT3  # on which the rounder's error is compared with its estimate then
 ACTIVATIONS = "(activations)"  # the trial that rounds no tensor, only what integer matrices read
+TOGETHER = "(together)"  # trials that round every tensor at once: by how much divergences do not add up
+WHOLE = (Format.NL2, Format.INT3, Format.NL4, Format.INT5)  # to which they round, spread over what is chosen
 
 
 @dataclass
@@ -60,8 +63,9 @@ class _Trials:
         trials: list[list[str]] = state.setdefault("trials", [])
         last = stage.index + 1 == len(self.calibration.stages)
         if stage.index == 0:
-            trials.append([ACTIVATIONS, ""])
-        carried = len(trials)
+            whole = [fmt for fmt in WHOLE if fmt in self.formats] if self.direct else [ANCHOR]
+            trials += [[ACTIVATIONS, ""], *([TOGETHER, fmt.name] for fmt in whole)]
+        carried = [k for k, trial in enumerate(trials) if trial[0] != TOGETHER]
         bases = [self._base(stage, weights, j) for j in range(len(self.probes))]
         reference = [_log_softmax(base[self.calibration.graph.output]) for base in bases] if last else []
         found: dict[str, dict[str, float]] = state.setdefault("divergence", {})
@@ -73,16 +77,16 @@ class _Trials:
             by = found.setdefault(trial[0], {})
             by[trial[1]] = by.get(trial[1], 0.0) + float(kl)  # a tied matrix has two trials: as embedding, as head
 
-        def carry(k: int) -> list[Values]:
+        def carry(k: int, own: Mapping[str, Array] = weights) -> list[Values]:
             observe = _quantized if trials[k][0] == ACTIVATIONS else None
             outputs = []
             for j in range(len(self.probes)):
                 start = stage.index == 0
                 values = self._inputs(stage, j) if start else self._own(stage, k, j)
-                outputs.append(run_stage(stage, values, weights, observe))
+                outputs.append(run_stage(stage, values, own, observe))
             return outputs
 
-        for k, outputs in enumerate(in_order(carried, carry)):
+        for k, outputs in zip(carried, in_order(len(carried), lambda i: carry(carried[i])), strict=True):
             self._keep(stage, k, outputs, last, trials[k], settle)
         rounder = Rounder(moments)
         names = [name for name in _matrices(stage) if name in self.names]
@@ -95,26 +99,34 @@ class _Trials:
             trials.append(trial)
             self._keep(stage, len(trials) - 1, outputs, last, trial, settle)
 
+        changed: dict[str, Values] = {name: {} for kind, name in trials if kind == TOGETHER}
         if self.direct:
             for name in names:
                 for fmt, rounded, _ in rounder.trials(weights[name], self.known.get(name), self.formats):
                     begin([name, fmt.name], rerun(name, rounded))
+                    if fmt.name in changed:
+                        changed[fmt.name][name] = rounded
         else:
             parts: list[list[Any]] = state.setdefault("parts", [])
-            together = _Together(stage, bases)
+            sum_of_changes = _Together(stage, bases)
             for name in names:
                 noisy, noise, errors = rounder.estimate(weights[name], self.known.get(name), self.formats, ANCHOR)
                 outputs = rerun(name, noisy)
                 trial = [name if last else f"(stage {stage.index})", ANCHOR.name]
-                share = 1.0 if last else together.add(outputs)
+                share = 1.0 if last else sum_of_changes.add(outputs)
                 parts.append([name, trial, share, noise, {fmt.name: error for fmt, error in errors.items()}])
                 if last:
                     begin(trial, outputs)
             if names and not last:
-                begin(trial, together.outputs)
-                total = together.change(together.outputs)
+                begin(trial, sum_of_changes.outputs)
+                total = sum_of_changes.change(sum_of_changes.outputs)
                 for part in parts[-len(names) :]:
                     part[2] /= max(total, 1e-30)
+            del rounder  # and its factorization: the noise of a whole layer is as large as the layer
+            changed[ANCHOR.name] = {name: coarse(weights[name]) for name in names}
+        for k, trial in enumerate(trials):
+            if trial[0] == TOGETHER:
+                self._keep(stage, k, carry(k, {**weights, **changed[trial[1]]}), last, trial, settle)
         self.store.drop(stage.index - 1)
 
     def _keep(
@@ -242,13 +254,17 @@ def measure(
     state = calibration.run(visitor, progress)
     found: dict[str, dict[str, float]] = state["divergence"]
     activations = found.pop(ACTIVATIONS)[""]
+    together = found.pop(TOGETHER)
+    sums = {name: sum(by[name] for by in found.values()) for name in together}
     if direct:
         divergence = {name: {fmt: by[fmt.name] for fmt in formats} for name, by in found.items()}
     else:
         divergence = _divided(found, state["parts"], formats)
     digest = hashlib.sha256(np.ascontiguousarray(windows).tobytes()).hexdigest()
     method = "every format carried" if direct else "noise carried from each layer, divided by change and error"
-    return SensitivityProfile(dict(sources), digest, int(windows.size), method, activations, divergence), calibration
+    pairs = tuple(sorted((sums[name], both) for name, both in together.items()))
+    profile = SensitivityProfile(dict(sources), digest, int(windows.size), method, activations, divergence, pairs)
+    return profile, calibration
 
 
 def _divided(

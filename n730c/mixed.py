@@ -7,6 +7,7 @@ import json
 import math
 import shutil
 from collections.abc import Callable, Collection, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from itertools import count
 from pathlib import Path
@@ -41,7 +42,7 @@ CANDIDATES = tuple(fmt for fmt in Format if fmt.is_integer)
 ORIGINAL_BITS = 16  # a weight: more than that loses nothing
 OTHERS = "int4"  # of the matrices that are not assigned
 _POINTS = 24  # of the Pareto curve
-_RECORD = 2  # of what a calibration that was ended leaves; another compiler's is not gone on with
+_RECORD = 3  # of what a calibration that was ended leaves; another compiler's is not gone on with
 
 
 @dataclass(frozen=True)
@@ -133,8 +134,7 @@ def calibrate(
     known = None if measured else SensitivityProfile(sources, "", 0, "none", 0.0, {})
     if measured and profile is not None and profile.exists():
         known = read_profile(profile)
-    if known is not None and profile is not None:
-        check_profile(known, sources, profile)
+        check_profile(known, sources, assignable(graph), profile)
     digest = hashlib.sha256(json.dumps([_RECORD, sources, sorted(f.name for f in CANDIDATES), known is None]).encode())
     digest.update(np.ascontiguousarray(windows).tobytes())
     folder, lock = _claim(cache_folder() / "calibration" / digest.hexdigest()[:24])
@@ -195,8 +195,8 @@ def choose(graph: Graph, profile: SensitivityProfile, budget: float, prices: Pri
     formats = {**assign_uniform(graph, OTHERS), **chosen.formats}
     least, most = (sum(f(i.price.values()) for i in things) for f in (min, max))
     budgets = [least + (most - least) * (k / (_POINTS - 1)) ** 1.5 for k in range(_POINTS)]
-    points = tuple((a.price, profile.activations + a.divergence) for a in curve(things, budgets))
-    return Choice(MappingProxyType(formats), chosen, points, profile.activations + chosen.divergence)
+    points = tuple((a.price, profile.expected(a.divergence)) for a in curve(things, budgets))
+    return Choice(MappingProxyType(formats), chosen, points, profile.expected(chosen.divergence))
 
 
 def above_original(option: str, expected: str, found: str) -> BudgetExceeded:
@@ -209,9 +209,11 @@ def above_original(option: str, expected: str, found: str) -> BudgetExceeded:
 
 
 def assignable(graph: Graph) -> frozenset[str]:
-    """Matrices that get a format of their own; experts and what chooses them do not (yet)."""
+    """Matrices that get a format of their own; experts, what chooses them and learned positions do not (yet)."""
     shapes = {p.name: p.shape for p in graph.params}
-    return frozenset(n for n, f in assign_uniform(graph, OTHERS).items() if f.is_integer and len(shapes[n]) == 2)
+    measured = {node.param("weight") for node in graph.nodes if node.op in (Op.LINEAR, Op.EMBEDDING)}
+    formats = assign_uniform(graph, OTHERS)
+    return frozenset(n for n, f in formats.items() if n in measured and f.is_integer and len(shapes[n]) == 2)
 
 
 def others_bytes(graph: Graph, assigned: Collection[str]) -> int:
@@ -269,7 +271,8 @@ def rounded_bytes(
     tied = {n.param("weight") for n in graph.nodes if n.op is Op.EMBEDDING} & known.keys()
     rounder = Rounder(_Stored(calibrated.calibration))
     folder = calibrated.folder / "rounded"
-    folder.mkdir(exist_ok=True)
+    with suppress(OSError):
+        folder.mkdir(exist_ok=True)
 
     def encode(name: str, rows: slice, fmt: Format, weight: Callable[[], np.ndarray]) -> bytes:
         key = hashlib.sha256(f"{name} {rows.start} {rows.stop} {fmt.name}".encode()).hexdigest()[:24]
@@ -277,7 +280,8 @@ def rounded_bytes(
         if file.exists():
             return file.read_bytes()
         made = rounder.encode(weight(), known.get(name), fmt, name in tied)
-        write_whole(file, made)
+        with suppress(OSError):  # no room to remember it for another run: this one does not need it
+            write_whole(file, made)
         return made
 
     return encode

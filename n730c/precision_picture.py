@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from n730c.artifacts import Program, split_block_name
 from n730c.dtypes import Format
 from n730c.ir.core import Graph
-from n730c.mixed import Choice
+from n730c.mixed import Choice, items
 from n730c.page import divide, render
 from n730c.profile import SensitivityProfile
 from n730c.report import show_size
@@ -17,7 +17,8 @@ from n730c.report import show_size
 _PAGE = """{% extends "base" %}{% from "parts" import divided %}
 {% block style %}text { font-size: 12px } text.cell { font-size: 10px; text-anchor: middle }
 .curve { fill: none; stroke: #2471a3; stroke-width: 2 } .point { fill: #2471a3 } .chosen { fill: #c0392b }
-.axis { stroke: #999; stroke-width: 1 }{% endblock %}
+.axis { stroke: #999; stroke-width: 1 } .uniform { fill: none; stroke: #7f8c8d; stroke-width: 2 }\
+{% endblock %}
 {% block body %}<table>{% for name, value in figures %}<tr><td>{{ name }}</td><td>{{ value }}</td></tr>
 {% endfor %}</table>
 {% for map in maps %}<h2>{{ map.title }}</h2>
@@ -34,12 +35,15 @@ y="{{ cell.y + 14 }}">{{ cell.text }}</text>
 <line class="axis" x1="80" y1="290" x2="980" y2="290"/><line class="axis" x1="80" y1="20" x2="80" y2="290"/>
 {% for tick in ticks %}<text x="{{ tick.x }}" y="{{ tick.y }}" text-anchor="{{ tick.anchor }}">{{ tick.text }}</text>
 {% endfor %}<polyline class="curve" points="{% for p in points %}{{ p.x }},{{ p.y }} {% endfor %}"/>
+{% for p in uniform %}<circle class="uniform" cx="{{ p.x }}" cy="{{ p.y }}" r="5"><title>{{ p.title }}</title></circle>
+<text x="{{ p.x + 9 }}" y="{{ p.y }}">{{ p.name }}</text>
+{% endfor %}
 {% for p in points %}<circle class="point" cx="{{ p.x }}" cy="{{ p.y }}" r="3"><title>{{ p.title }}</title></circle>
 {% endfor %}
 <circle class="chosen" cx="{{ chosen.x }}" cy="{{ chosen.y }}" r="7"><title>{{ chosen.title }}</title></circle>
 </svg>
-<p>Each point is the best assignment at its size; the red one was built. KL divergence in nats a token, on a logarithmic
-scale, as expected from the profile.</p>
+<p>Each point is the best assignment at its size; the red one was built; a grey ring is one format for all tensors. KL
+divergence in nats a token, on a logarithmic scale, as expected from the profile.</p>
 <h2>Size by part</h2>
 {{ divided(parts, "size by part") }}{% endblock %}
 """
@@ -78,6 +82,7 @@ class _Point:
     x: float
     y: float
     title: str
+    name: str = ""
 
 
 def _heat(share: float) -> str:
@@ -149,7 +154,7 @@ def draw_precision(
         name: (_heat((math.log(max(1e-12, cost)) - low) / span), _nats(cost), f"{name}: {_nats(cost)} nats")
         for name, cost in costs.items()
     }
-    points, chosen, ticks = _curve(choice)
+    points, chosen, uniform, ticks = _curve(choice, _uniform(graph, profile))
     figures = [
         ("bits a weight, scales and embedding included", f"{program.bits_per_weight:.2f}"),
         ("file", show_size(file_bytes)),
@@ -173,6 +178,7 @@ def draw_precision(
         ],
         points=points,
         chosen=chosen,
+        uniform=uniform,
         ticks=ticks,
         parts=divide(_sizes(graph, program, file_bytes)),
     )
@@ -184,21 +190,39 @@ def _reference(profile: SensitivityProfile) -> Format:
     return min(shared, key=lambda fmt: (abs(fmt.bits - 3), fmt))
 
 
-def _curve(choice: Choice) -> tuple[list[_Point], _Point, list[_Label]]:
+def _uniform(graph: Graph, profile: SensitivityProfile) -> dict[str, tuple[float, float]]:
+    """Size and expected loss of one format for all tensors of the profile, by the format's name."""
+    things = items(graph, profile)
+    shared = set.intersection(*(set(item.price) for item in things))
+    return {
+        fmt.name: (
+            sum(item.price[fmt] for item in things),
+            profile.expected(sum(item.divergence[fmt] for item in things)),
+        )
+        for fmt in sorted(shared)
+    }
+
+
+def _curve(
+    choice: Choice, uniform: Mapping[str, tuple[float, float]]
+) -> tuple[list[_Point], _Point, list[_Point], list[_Label]]:
+    """The curve's points, what was chosen, one format for all, and the labels of the axes."""
     own = (choice.assignment.price, choice.predicted)
-    everything = [*choice.curve, own]
+    everything = [*choice.curve, own, *uniform.values()]
     sizes, losses = [p for p, _ in everything], [math.log10(max(1e-12, k)) for _, k in everything]
     left, right = min(sizes), max(max(sizes), min(sizes) + 1)
     low, high = min(losses), max(max(losses), min(losses) + 1e-9)
 
-    def place(size: float, loss: float) -> _Point:
+    def place(size: float, loss: float, name: str = "") -> _Point:
         x = 80 + 900 * (size - left) / (right - left)
         y = 290 - 260 * (math.log10(max(1e-12, loss)) - low) / (high - low)
-        return _Point(round(x, 1), round(y, 1), f"{show_size(size)}: {_nats(loss)} nats")
+        title = f"{show_size(size)}: {_nats(loss)} nats"
+        return _Point(round(x, 1), round(y, 1), f"{name}, {title}" if name else title, name)
 
     ticks = [_Label(80, 310, show_size(left), "middle"), _Label(980, 310, show_size(right), "end")]
     ticks += [_Label(74, 294, _nats(10**low), "end"), _Label(74, 34, _nats(10**high), "end")]
-    return [place(size, loss) for size, loss in choice.curve], place(*own), ticks
+    rings = [place(*at, name) for name, at in uniform.items()]
+    return [place(size, loss) for size, loss in choice.curve], place(*own), rings, ticks
 
 
 def _sizes(graph: Graph, program: Program, file_bytes: int) -> dict[str, int]:

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from n730c.dtypes import Format
 from n730c.errors import UsageError
-from n730c.files import write_whole
+from n730c.files import system_errors, write_whole
 
 _KIND = "n730c sensitivity profile"
 _VERSION = 1
+_MOST = 1e6  # nats: no divergence of a vocabulary is nearly as large, and sums of such stay finite
 
 
 @dataclass(frozen=True)
@@ -22,6 +23,8 @@ class SensitivityProfile:
     """Expected rise of the mean KL divergence (nats a token) of the model's output when one tensor is rounded.
 
     ``divergence``: by tensor and format. ``activations``: what 8-bit activations alone cost, whatever the weights.
+    ``together``: (the sum over all tensors, what was measured with all of them rounded at once), by rising sums:
+    errors that meet later in the model amount to more than their sum.
     ``sources``: SHA-256 of the model's files by name; ``text``: SHA-256 of the token ids that it was measured on.
     """
 
@@ -31,10 +34,22 @@ class SensitivityProfile:
     method: str
     activations: float
     divergence: Mapping[str, Mapping[Format, float]]
+    together: tuple[tuple[float, float], ...] = ()
 
     def predicted(self, formats: Mapping[str, Format]) -> float:
         """The KL divergence expected when each tensor of the profile has the format given, in nats."""
-        return self.activations + sum(by[formats[name]] for name, by in self.divergence.items() if name in formats)
+        return self.expected(sum(by[formats[name]] for name, by in self.divergence.items() if name in formats))
+
+    def expected(self, total: float) -> float:
+        """The KL divergence expected of tensors whose divergences have the sum ``total``, in nats."""
+        known = [(math.log(parts), both / parts) for parts, both in self.together if parts > 0]
+        if not known or total <= 0:
+            return self.activations + total
+        at = math.log(total)
+        below = max((point for point in known if point[0] <= at), default=known[0])
+        above = min((point for point in known if point[0] >= at), default=known[-1])
+        share = (at - below[0]) / (above[0] - below[0]) if above[0] > below[0] else 0.0
+        return self.activations + total * (below[1] + share * (above[1] - below[1]))
 
     def to_json(self) -> str:
         return json.dumps(
@@ -46,6 +61,7 @@ class SensitivityProfile:
                 "tokens": self.tokens,
                 "method": self.method,
                 "activations": self.activations,
+                "together": self.together,
                 "divergence": {
                     name: {fmt.name.lower(): value for fmt, value in sorted(by.items())}
                     for name, by in self.divergence.items()
@@ -56,16 +72,25 @@ class SensitivityProfile:
 
     def write(self, path: Path) -> None:
         """Write the file, whole or not at all. Raises UsageError."""
-        try:
+        with system_errors(
+            f"cannot write {path}",
+            expected="room for the profile",
+            hint="Name another file with --profile; the next run goes on behind what was measured.",
+        ):
             write_whole(path, self.to_json().encode())
-        except OSError as error:
-            raise UsageError(f"cannot write {path}", found=error.strerror or str(error)) from error
 
 
 def _number(value: Any) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value) or value < 0:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= _MOST:
         raise ValueError(f"{value!r} is no divergence")
     return float(value)
+
+
+def _formats(name: str, by: Mapping[str, Any]) -> dict[Format, float]:
+    found = {Format[fmt.upper()]: _number(value) for fmt, value in by.items()}
+    if not found or not all(fmt.is_integer for fmt in found):
+        raise ValueError(f"no formats to choose from for {name}")
+    return found
 
 
 def read_profile(path: Path) -> SensitivityProfile:
@@ -81,10 +106,8 @@ def read_profile(path: Path) -> SensitivityProfile:
             tokens=int(content["tokens"]),
             method=str(content["method"]),
             activations=_number(content["activations"]),
-            divergence={
-                str(name): {Format[fmt.upper()]: _number(value) for fmt, value in by.items()}
-                for name, by in content["divergence"].items()
-            },
+            divergence={str(name): _formats(name, by) for name, by in content["divergence"].items()},
+            together=tuple(sorted((_number(parts), _number(both)) for parts, both in content["together"])),
         )
     except OSError as error:
         raise UsageError(f"cannot read {path}", found=error.strerror or str(error), hint=hint) from error
@@ -93,8 +116,11 @@ def read_profile(path: Path) -> SensitivityProfile:
         raise UsageError(f"{path} is no sensitivity profile", expected=_KIND, found=what, hint=hint) from error
 
 
-def check_profile(profile: SensitivityProfile, sources: Mapping[str, str], path: Path) -> None:
-    """Refuse a profile of another model: the files that decide logits must have the same hashes. Raises UsageError."""
+def check_profile(profile: SensitivityProfile, sources: Mapping[str, str], names: Collection[str], path: Path) -> None:
+    """Refuse a profile of another model: the files that decide logits must have the same hashes. Raises UsageError.
+
+    ``names``: the tensors that it has to speak of, and no others.
+    """
     for name in sorted(profile.sources.keys() | sources.keys()):
         decisive = name in ("config.json", "tokenizer.json") or name.endswith(".safetensors")
         if decisive and profile.sources.get(name) != sources.get(name):
@@ -104,3 +130,10 @@ def check_profile(profile: SensitivityProfile, sources: Mapping[str, str], path:
                 found=f"{profile.sources.get(name, 'none')[:16]}…",
                 hint="Leave --profile out to measure this one.",
             )
+    for name in sorted(profile.divergence.keys() ^ set(names)):
+        raise UsageError(
+            f"{path} was not made for this model as it is read here: {name}",
+            expected="measured" if name in names else "not measured",
+            found="measured" if name in profile.divergence else "not measured",
+            hint="Leave --profile out to measure again.",
+        )

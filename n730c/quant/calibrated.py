@@ -75,7 +75,7 @@ class Rounder:
         Errors as of ``trials``. Each format's is estimated group by group without compensation, and scaled by what
         the rounder makes of the ``anchor``.
         """
-        noisy = _coarse(weight)
+        noisy = coarse(weight)
         hessian = self._hessian(value, weight.shape[1])
         factored = self._factor(value, weight.shape[1])
         rows = np.arange(min(SAMPLED_ROWS, len(weight))) * len(weight) // min(SAMPLED_ROWS, len(weight))
@@ -94,7 +94,7 @@ def _tensor(weight: Array) -> torch.Tensor:
     return torch.from_numpy(np.ascontiguousarray(weight))
 
 
-def _coarse(weight: Array) -> Array:
+def coarse(weight: Array) -> Array:
     """Rounded to the nearest of a few even levels between the ends of each group."""
     rows, cols = weight.shape
     made = np.empty_like(weight)

@@ -64,6 +64,12 @@ def test_bits_a_weight_are_kept_and_used(profile: tuple[Path, Path]) -> None:
     assert len(set(formats(package).values())) > 2  # F32 vectors, and at least two formats of matrices
 
 
+def test_the_whole_is_measured_beside_its_parts(profile: tuple[Path, Path]) -> None:
+    pairs = json.loads(profile[0].read_text())["together"]
+    assert len(pairs) == 4 and pairs == sorted(pairs)
+    assert all(0.5 * parts < both < 3 * parts for parts, both in pairs)
+
+
 def test_the_memory_is_filled_and_nothing_streamed(models: Models, profile: tuple[Path, Path], tmp_path: Path) -> None:
     output = tmp_path / "more.n730"
     ram = describe(read_package(profile[1]))["plans"][0]["ram_bytes"] + 300_000
@@ -102,8 +108,12 @@ def test_the_report_stands_alone(profile: tuple[Path, Path]) -> None:
     assert page.startswith("<!DOCTYPE html>") and page.count("<svg") >= 4
     for foreign in ("http:", "https:", "<script", "<link", "src=", "@import"):
         assert foreign not in page
-    for name in json.loads(profile[0].read_text())["divergence"]:
+    content = json.loads(profile[0].read_text())
+    for name in content["divergence"]:
         assert name in page
+    for stored, fmt in formats(profile[1]).items():  # what is drawn is what was built
+        assert fmt == "F32" or f"{stored}: {fmt}, expected " in page
+    assert page.count('class="uniform"') == len(next(iter(content["divergence"].values())))
 
 
 def test_nothing_is_left_in_the_cache(models: Models, profile: tuple[Path, Path], cache: Path) -> None:
@@ -173,11 +183,16 @@ def test_texts_that_will_not_do(models: Models, tmp_path: Path) -> None:
 def test_profiles_that_will_not_do(models: Models, profile: tuple[Path, Path], tmp_path: Path) -> None:
     output, file = tmp_path / "out.n730", tmp_path / "profile.json"
     content = json.loads(profile[0].read_text())
-    for text in ("{", "[]", '{"kind": "else"}', json.dumps({**content, "divergence": {"x": {"int4": -1}}})):
+    wrong = ({"x": {"int4": -1}}, {"x": {"int4": 1e308}}, {"x": {}}, {"x": {"bf16": 0.0}}, [])
+    for text in ("{", "[]", '{"kind": "else"}', *(json.dumps({**content, "divergence": by}) for by in wrong)):
         file.write_text(text)
         assert "no sensitivity profile" in refusal(models, output, "--profile", file)
     file.write_text(json.dumps({**content, "sources": {**content["sources"], "config.json": "0" * 64}}))
     assert "another model: config.json differs" in refusal(models, output, "--profile", file)
+    first, *others = content["divergence"]
+    for by in ({name: content["divergence"][name] for name in others}, {**content["divergence"], "x": {"int4": 0}}):
+        file.write_text(json.dumps({**content, "divergence": by}))
+        assert f"as it is read here: {'x' if 'x' in by else first}" in refusal(models, output, "--profile", file)
 
 
 def test_a_full_disk_is_named_and_the_next_run_goes_on(models: Models, tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from n730c.dtypes import Format
 from n730c.errors import BudgetExceeded
 from n730c.passes.assign import Item, assign, curve, useful
+from n730c.profile import SensitivityProfile
 
 FORMATS = (Format.INT2, Format.INT4, Format.INT8)
 
@@ -68,3 +69,16 @@ def test_too_small_a_budget_names_the_least() -> None:
     least = sum(min(item.price.values()) for item in items)
     with pytest.raises(BudgetExceeded, match=f"at least {least:.6g}"):
         assign(items, least * 0.99)
+
+
+def test_what_is_expected_of_a_sum_runs_through_what_was_measured_of_the_whole() -> None:
+    known = ((0.001, 0.0011), (0.01, 0.012), (0.1, 0.14))
+    profile = SensitivityProfile({}, "", 0, "", 0.5, {"t": {Format.INT2: 0.01, Format.INT4: 1.0}}, known)
+    for parts, both in known:
+        assert profile.expected(parts) == pytest.approx(0.5 + both)
+    sums = np.geomspace(1e-5, 10, 200)
+    expected = [profile.expected(float(total)) for total in sums]
+    assert all(a < b for a, b in pairwise(expected))
+    assert expected[0] == pytest.approx(0.5 + 1.1e-5) and expected[-1] == pytest.approx(14.5)
+    assert profile.predicted({"t": Format.INT2, "other": Format.INT8}) == pytest.approx(0.512)
+    assert profile.expected(0.0) == 0.5
