@@ -14,7 +14,17 @@ from n730c.artifacts import OVERHEAD, PAGE
 from n730c.dtypes import Format, matrix_bytes
 from n730c.errors import BudgetExceeded
 from n730c.ir.core import Graph, Op
-from n730c.mixed import ORIGINAL_BITS, OTHERS, Prices, above_original, assignable, least_price, matrices, weights_of
+from n730c.mixed import (
+    ORIGINAL_BITS,
+    OTHERS,
+    Prices,
+    above_original,
+    assignable,
+    least_price,
+    matrices,
+    stack_bytes,
+    weights_of,
+)
 from n730c.passes.cost import READING_SHARE
 from n730c.passes.plan import Planner
 from n730c.passes.precision import assign_uniform
@@ -22,6 +32,7 @@ from n730c.profile import SensitivityProfile
 from n730c.target import Target
 
 MOST_BPW = 5.0  # bits a weight that are taken by default even if the memory would hold more: speed is worth more then
+EXPERTS_BPW = 4.2  # of models with experts that do not fit the memory in any way
 Draft = TypeVar("Draft")
 
 TRIES = 7
@@ -117,7 +128,7 @@ def first_budgets(
         if max_bytes < least:
             raise _below("--max-size", f"more than {int(least)} bytes", f"{max_bytes} bytes")
         return (float(max_bytes),)
-    return tuple(dict.fromkeys(default_budget(weights, least, room) for room in tried))
+    return tuple(dict.fromkeys(default_budget(graph, least, room) for room in tried))
 
 
 def _below(option: str, expected: str, found: str) -> BudgetExceeded:
@@ -126,27 +137,39 @@ def _below(option: str, expected: str, found: str) -> BudgetExceeded:
     )
 
 
-def default_budget(weights: int, least: float, room: int) -> float:
-    """Bytes for ``weights`` elements: the least of ``room`` and MOST_BPW, but what the fewest bits take."""
-    return max(least, min(float(room), MOST_BPW * weights / 8))
+def default_budget(graph: Graph, least: float, room: int) -> float:
+    """Bytes for all matrices: the least of ``room`` and MOST_BPW, but what the fewest bits take.
+
+    Where not even these have room, experts are read when they are chosen, and get bits enough to be worth it.
+    """
+    bits = weights_of(graph) / 8
+    if least > room and any(node.op is Op.EXPERTS for node in graph.nodes):
+        return max(least, EXPERTS_BPW * bits)
+    return max(least, min(float(room), MOST_BPW * bits))
 
 
 def seconds(graph: Graph, target: Target, streamed: bool) -> Prices:
     """What a matrix costs a token on the target: reading or computing, whichever is slower; from the disk if streamed.
 
-    An embedding that is nothing else costs only its room: a row of it is read a token.
+    An embedding that is nothing else costs only its room: a row of it is read a token; of experts those chosen count.
     """
     shapes = {p.name: p.shape for p in graph.params}
-    multiplied = {node.param("weight") for node in graph.nodes if node.op is Op.LINEAR}
+    multiplied = {node.param("weight"): 1.0 for node in graph.nodes if node.op is Op.LINEAR}
+    routes = {node.name: node for node in graph.nodes if node.op is Op.ROUTE}
+    for node in graph.nodes:
+        if node.op is Op.EXPERTS:
+            route = routes.get(node.inputs[1])
+            share = float(route.attr("top_k")) / route.width if route else 1.0
+            multiplied |= {node.param("gate_up"): share, node.param("down"): share}
     ram = READING_SHARE * target.ram_bytes_per_s
 
     def price(name: str, fmt: Format) -> float:
-        rows, cols = shapes[name]
-        size = matrix_bytes(fmt, rows, cols)
+        size = stack_bytes(fmt, shapes[name]) * multiplied.get(name, 1.0)
         found = size / target.disk_bytes_per_s if streamed else 0.0
         if name in multiplied:
             rate: float = getattr(target.kernel_rates, fmt.name.lower())
-            found = max(found, size / ram, rows * cols / (rate * target.cores))
+            computing = multiplied[name] * math.prod(shapes[name]) / (rate * target.cores)
+            found = max(found, size / ram, computing)
         return found
 
     return price
@@ -161,11 +184,10 @@ def nominal_formats(graph: Graph, room: int) -> dict[str, Format]:
     formats |= dict.fromkeys(names, ladder[0])
 
     def size(name: str, fmt: Format) -> int:
-        *stack, rows, cols = shapes[name]
-        return math.prod(stack) * matrix_bytes(fmt, rows, cols)
+        return stack_bytes(fmt, shapes[name])
 
     least = sum(size(name, formats[name]) for name in matrices(graph))
-    left = default_budget(weights_of(graph), least, room) - least
+    left = default_budget(graph, least, room) - least
     for fmt in ladder[1:]:
         for name in names:
             more = size(name, fmt) - size(name, formats[name])

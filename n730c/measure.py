@@ -39,6 +39,12 @@ ANCHOR = Format.INT3  # on which the rounder's error is compared with its estima
 ACTIVATIONS = "(activations)"  # the trial that rounds no tensor, only what integer matrices read
 TOGETHER = "(together)"  # trials that round every tensor at once: by how much divergences do not add up
 WHOLE = (Format.NL2, Format.INT3, Format.NL4, Format.INT5)  # to which they round, spread over what is chosen
+# Params that are measured, by op
+MATRICES: Mapping[Op, tuple[str, ...]] = {
+    Op.LINEAR: ("weight",),
+    Op.EMBEDDING: ("weight",),
+    Op.EXPERTS: ("gate_up", "down"),
+}
 
 
 @dataclass
@@ -92,7 +98,8 @@ class _Trials:
         names = [name for name in _matrices(stage) if name in self.names]
 
         def rerun(name: str, rounded: Array) -> list[Values]:
-            again = partial(_rerun, stage, bases, {**weights, name: rounded}, stage.behind(name))
+            own = {**weights, name: rounded.reshape(weights[name].shape)}
+            again = partial(_rerun, stage, bases, own, stage.behind(name))
             return list(in_order(len(bases), again))
 
         def begin(trial: list[str], outputs: Sequence[Values]) -> None:
@@ -102,15 +109,17 @@ class _Trials:
         changed: dict[str, Values] = {name: {} for kind, name in trials if kind == TOGETHER}
         if self.direct:
             for name in names:
-                for fmt, rounded, _ in rounder.trials(weights[name], self.known.get(name), self.formats):
+                for fmt, rounded, _ in rounder.trials(_flat(weights[name]), self.known.get(name), self.formats):
                     begin([name, fmt.name], rerun(name, rounded))
                     if fmt.name in changed:
-                        changed[fmt.name][name] = rounded
+                        changed[fmt.name][name] = rounded.reshape(weights[name].shape)
         else:
             parts: list[list[Any]] = state.setdefault("parts", [])
             sum_of_changes = _Together(stage, bases)
             for name in names:
-                noisy, noise, errors = rounder.estimate(weights[name], self.known.get(name), self.formats, ANCHOR)
+                noisy, noise, errors = rounder.estimate(
+                    _flat(weights[name]), self.known.get(name), self.formats, ANCHOR
+                )
                 outputs = rerun(name, noisy)
                 trial = [name if last else f"(stage {stage.index})", ANCHOR.name]
                 share = 1.0 if last else sum_of_changes.add(outputs)
@@ -123,7 +132,7 @@ class _Trials:
                 for part in parts[-len(names) :]:
                     part[2] /= max(total, 1e-30)
             del rounder  # and its factorization: the noise of a whole layer is as large as the layer
-            changed[ANCHOR.name] = {name: coarse(weights[name]) for name in names}
+            changed[ANCHOR.name] = {name: coarse(_flat(weights[name])).reshape(weights[name].shape) for name in names}
         for k, trial in enumerate(trials):
             if trial[0] == TOGETHER:
                 self._keep(stage, k, carry(k, {**weights, **changed[trial[1]]}), last, trial, settle)
@@ -200,9 +209,14 @@ def _quantized(_: Node, x: Array) -> Array:
 
 
 def _matrices(stage: Stage) -> list[str]:
-    """Matrices of a stage that may be rounded, each once."""
-    wanted = (Op.LINEAR, Op.EMBEDDING)
-    return list(dict.fromkeys(name for n in stage.nodes if n.op in wanted and (name := n.param("weight")) is not None))
+    """Matrices, or stacks of them, of a stage that may be rounded, each once."""
+    names = [node.param(role) for node in stage.nodes for role in MATRICES.get(node.op, ())]
+    return list(dict.fromkeys(name for name in names if name is not None))
+
+
+def _flat(weight: Array) -> Array:
+    """A stack of matrices as one."""
+    return weight.reshape(-1, weight.shape[-1])
 
 
 def _log_softmax(logits: Array) -> npt.NDArray[np.float64]:

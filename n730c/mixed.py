@@ -26,7 +26,7 @@ from n730c.frontend.chat_template import read_chat_template
 from n730c.frontend.checkpoint import Checkpoint
 from n730c.frontend.walk import Stage, Values
 from n730c.ir.core import Graph, Op
-from n730c.measure import measure, split_windows
+from n730c.measure import MATRICES, measure, split_windows
 from n730c.passes.assign import Assignment, Item, assign, curve
 from n730c.passes.precision import assign_uniform
 from n730c.profile import SensitivityProfile, check_profile, read_profile
@@ -169,7 +169,7 @@ Prices = Callable[[str, Format], float]  # of a tensor in a format
 def items(graph: Graph, profile: SensitivityProfile, prices: Prices | None = None) -> list[Item]:
     """The knapsack's items, by default priced in bytes of the file."""
     shapes = {p.name: p.shape for p in graph.params}
-    price = prices or (lambda name, fmt: float(matrix_bytes(fmt, *shapes[name])))
+    price = prices or (lambda name, fmt: float(stack_bytes(fmt, shapes[name])))
     return [
         Item((name,), by, {fmt: price(name, fmt) for fmt in by})
         for name, by in profile.divergence.items()
@@ -209,22 +209,25 @@ def above_original(option: str, expected: str, found: str) -> BudgetExceeded:
 
 
 def assignable(graph: Graph) -> frozenset[str]:
-    """Matrices that get a format of their own; experts, what chooses them and learned positions do not (yet)."""
-    shapes = {p.name: p.shape for p in graph.params}
-    measured = {node.param("weight") for node in graph.nodes if node.op in (Op.LINEAR, Op.EMBEDDING)}
-    formats = assign_uniform(graph, OTHERS)
-    return frozenset(n for n, f in formats.items() if n in measured and f.is_integer and len(shapes[n]) == 2)
+    """Matrices that get a format of their own, all experts of a layer one for both their first and one for their last.
+
+    What chooses experts is left alone, and so are learned positions.
+    """
+    measured = {node.param(role) for node in graph.nodes for role in MATRICES.get(node.op, ())}
+    return frozenset(n for n, f in assign_uniform(graph, OTHERS).items() if n in measured and f.is_integer)
 
 
 def others_bytes(graph: Graph, assigned: Collection[str]) -> int:
     """Bytes of the matrices that are not assigned."""
     formats = assign_uniform(graph, OTHERS)
     shapes = {p.name: p.shape for p in graph.params}
-    total = 0
-    for name in matrices(graph) - set(assigned):
-        *stack, rows, cols = shapes[name]
-        total += math.prod(stack) * matrix_bytes(formats[name], rows, cols)
-    return total
+    return sum(stack_bytes(formats[name], shapes[name]) for name in matrices(graph) - set(assigned))
+
+
+def stack_bytes(fmt: Format, shape: tuple[int, ...]) -> int:
+    """What a matrix, or a stack of them, takes in the file."""
+    *stack, rows, cols = shape
+    return math.prod(stack) * matrix_bytes(fmt, rows, cols)
 
 
 def weights_of(graph: Graph) -> int:

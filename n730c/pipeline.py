@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -58,9 +58,11 @@ def _tensor_bytes(
             return encode_vector(consts[name])
         if not tensor.is_vector and (exact := checkpoint.fields(name, tensor.format, rows)) is not None:
             return pack(tensor.format, *exact)
-        if rounded and tensor.format.is_integer and len(shapes[name]) == 2:
-            return rounded(name, rows, tensor.format, lambda: read(name)[rows])
-        weight = checkpoint.rows(name, rows) if len(shapes[name]) > 2 else read(name)[rows]
+        of_stack = len(shapes[name]) > 2
+        if rounded and tensor.format.is_integer:
+            some = partial(checkpoint.rows, name, rows) if of_stack else lambda: read(name)[rows]
+            return rounded(name, rows, tensor.format, some)
+        weight = checkpoint.rows(name, rows) if of_stack else read(name)[rows]
         return encode_vector(weight) if tensor.is_vector else encode(weight, tensor.format, tensor.name)
 
     return encoded

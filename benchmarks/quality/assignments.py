@@ -14,13 +14,13 @@ import numpy as np
 
 from benchmarks.quality.subject import Subject
 from n730c.draft import PASSES
-from n730c.dtypes import Format, matrix_bytes
+from n730c.dtypes import Format
 from n730c.frontend.calibrate import linear_inputs
 from n730c.frontend.calibration_text import read_text, token_windows
 from n730c.frontend.chat_template import read_chat_template
 from n730c.frontend.tokenizer import compile_tokenizer
 from n730c.measure import measure
-from n730c.mixed import CANDIDATES, assignable, calibrate, items
+from n730c.mixed import CANDIDATES, assignable, calibrate, items, stack_bytes
 from n730c.package import write_package
 from n730c.passes import run_passes
 from n730c.passes.assign import Item, assign
@@ -114,7 +114,7 @@ class Assignments:
         return name in self.ends
 
     def size(self, formats: dict[str, Format]) -> int:
-        return sum(matrix_bytes(fmt, *self.shapes[name]) for name, fmt in formats.items())
+        return sum(stack_bytes(fmt, self.shapes[name]) for name, fmt in formats.items())
 
     def best(self, formats: tuple[Format, ...], size: float, profile: SensitivityProfile) -> dict[str, Format]:
         """The assignment of ``formats`` within ``size`` bytes that the profile thinks best."""

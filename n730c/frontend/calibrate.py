@@ -193,10 +193,13 @@ def _unpacked(data: npt.NDArray[np.float32]) -> Array:
 
 
 def linear_inputs(nodes: Sequence[Node]) -> dict[str, str]:
-    """Of each matrix that linear layers multiply by: the name of the value they read."""
+    """Of each matrix that linear layers multiply by: the name of the value they read.
+
+    Experts' first matrices read what their router reads; nothing is known of what their last ones read.
+    """
     found: dict[str, str] = {}
     for node in nodes:
-        name = node.param("weight")
-        if node.op is Op.LINEAR and name is not None:
+        name = node.param("gate_up" if node.op is Op.EXPERTS else "weight")
+        if node.op in (Op.LINEAR, Op.EXPERTS) and name is not None:
             found[name] = node.inputs[0]
     return found

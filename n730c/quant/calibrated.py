@@ -9,8 +9,10 @@ import numpy.typing as npt
 import torch
 
 from n730c.dtypes import GROUP, Format
+from n730c.quant.formats import scale_values, values
 from n730c.quant.gptq import SWEEPS, Factored, Rounded, damage, expected_damage, factor, round_factored, single_threads
 from n730c.quant.grids import encode_rounded, grid
+from n730c.quant.rounding import encode, quantize
 
 Array = npt.NDArray[np.float32]
 
@@ -27,8 +29,12 @@ class Rounder:
         self._moments = moments
         self._factored: dict[tuple[str | None, int, bool], Factored] = {}
 
+    def _free(self, value: str | None) -> bool:
+        """Whether nothing is known of the inputs: then each group is rounded by itself."""
+        return value is None or value not in self._moments
+
     def _hessian(self, value: str | None, cols: int, tied: bool = False) -> torch.Tensor:
-        if value is None or value not in self._moments:
+        if value is None or value not in self._moments:  # _free, for the type checker
             return torch.eye(cols)
         hessian = torch.from_numpy(self._moments[value])
         if tied:
@@ -51,12 +57,19 @@ class Rounder:
 
     def encode(self, weight: Array, value: str | None, fmt: Format, tied: bool = False) -> bytes:
         """The same as the bytes of the file."""
+        if self._free(value):
+            return encode(weight, fmt)
         return encode_rounded(fmt, self.round(weight, value, fmt, tied))
 
     def trials(
         self, weight: Array, value: str | None, formats: Sequence[Format]
     ) -> Iterator[tuple[Format, Array, float]]:
         """Of each format: the rounded matrix and the mean squared error of its output, summed over the rows."""
+        if self._free(value):
+            for fmt in sorted(formats):
+                rounded = _nearest(weight, fmt)
+                yield fmt, rounded, float(np.square(weight - rounded, dtype=np.float64).sum())
+            return
         hessian = self._hessian(value, weight.shape[1])
         factored = self._factor(value, weight.shape[1])
 
@@ -76,9 +89,14 @@ class Rounder:
         the rounder makes of the ``anchor``.
         """
         noisy = coarse(weight)
+        if self._free(value):
+            part = weight[_sample(len(weight))]
+            scale = len(weight) / len(part)
+            errors = {fmt: scale * float(np.square(part - _nearest(part, fmt)).sum()) for fmt in sorted(formats)}
+            return noisy, float(np.square(weight - noisy, dtype=np.float64).sum()), errors
         hessian = self._hessian(value, weight.shape[1])
         factored = self._factor(value, weight.shape[1])
-        rows = np.arange(min(SAMPLED_ROWS, len(weight))) * len(weight) // min(SAMPLED_ROWS, len(weight))
+        rows = _sample(len(weight))
         some = _tensor(weight[rows])
         scale = len(weight) / len(rows)
         noise = damage(some, _tensor(noisy[rows]), hessian) * scale
@@ -88,6 +106,18 @@ class Rounder:
         with single_threads() as pool:
             expected = pool.map(lambda fmt: expected_damage(some, grid(fmt), factored), sorted(formats))
             return noisy, noise, {fmt: e * real * scale for fmt, e in zip(sorted(formats), expected, strict=True)}
+
+
+def _sample(rows: int) -> npt.NDArray[np.int64]:
+    count = min(SAMPLED_ROWS, rows)
+    return np.arange(count) * rows // count
+
+
+def _nearest(weight: Array, fmt: Format) -> Array:
+    """``weight`` in a format, each group rounded by itself, as the plain encoder does."""
+    fields, scales = quantize(weight, fmt)
+    wide = np.repeat(scale_values(scales), GROUP, axis=1)[:, : weight.shape[1]]
+    return values(fmt, fields).astype(np.float32) * wide
 
 
 def _tensor(weight: Array) -> torch.Tensor:

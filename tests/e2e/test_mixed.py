@@ -70,6 +70,17 @@ def test_the_whole_is_measured_beside_its_parts(profile: tuple[Path, Path]) -> N
     assert all(0.5 * parts < both < 3 * parts for parts, both in pairs)
 
 
+def test_experts_are_measured_and_get_formats_too(models: Models, tmp_path: Path) -> None:
+    output, profile = tmp_path / "experts.n730", tmp_path / "profile.json"
+    run(list(map(str, ("build", models("mixtral"), *QUICK, "--bpw", "3", "--profile", profile, "-o", output))))
+    facts = describe(read_package(output))
+    assert 2.9 < facts["bits_per_weight"] < 3.1
+    measured = json.loads(profile.read_text())["divergence"]
+    stacks = [name for name in measured if ".experts." in name]
+    assert stacks and all(measured[name]["int8"] < measured[name]["int3"] < measured[name]["nl2"] for name in stacks)
+    assert all(fmt == "F16" for name, fmt in formats(output).items() if name.endswith("mlp.gate.weight"))
+
+
 def test_the_memory_is_filled_and_nothing_streamed(models: Models, profile: tuple[Path, Path], tmp_path: Path) -> None:
     output = tmp_path / "more.n730"
     ram = describe(read_package(profile[1]))["plans"][0]["ram_bytes"] + 300_000
