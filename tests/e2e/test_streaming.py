@@ -46,7 +46,7 @@ def test_the_plan_is_the_first_that_fits_and_is_named(streamed: Path) -> None:
         done = n730_exec(streamed, "--prompt", "the", "-n", "1", "--ram", str(size))
         assert done.returncode == 0
         named = re.findall(rf"plan (\d+) of {len(sizes)}: .* of RAM, .* read from disk a token", done.stderr.decode())
-        assert named == ([str(i + 1)] if i else []), done.stderr.decode()
+        assert named == [str(i + 1)], done.stderr.decode()
     done = n730_exec(streamed, "--prompt", "the", "-n", "1", "--ram", str(sizes[-1] - 1))
     assert done.returncode == 1 and done.stderr.startswith(b"n730-exec: error: ")
 
