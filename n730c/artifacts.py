@@ -55,6 +55,7 @@ class UnaryFunction(IntEnum):
 class BufferKind(IntEnum):
     F32 = 0
     Q8 = 1
+    Q16 = 2  # two Q8: the second is of what the first leaves over
 
 
 class Scope(IntEnum):
@@ -156,11 +157,11 @@ class Buffer:
 
     @property
     def token_bytes(self) -> int:
-        """Bytes of one token, rounded up to 64. Q8: int8 values (padded to 32), f32 scales, i32 sums."""
+        """Bytes of one token, rounded up to 64. Q8: int8 values (padded to 32), f32 scales, i32 sums; Q16: twice."""
         if self.kind is BufferKind.F32:
             return round_up(self.width * 4, 64)
         padded = round_up(self.width, GROUP)
-        return round_up(padded + 8 * (padded // GROUP), 64)
+        return round_up(padded + 8 * (padded // GROUP), 64) * (2 if self.kind is BufferKind.Q16 else 1)
 
 
 BLOCK = 64  # positions that attention takes at once; a cache that is used in turn holds whole blocks

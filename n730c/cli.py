@@ -67,6 +67,14 @@ def parse_gpus(text: str) -> tuple[GpuArch, ...]:
     return tuple(dict.fromkeys(cards[name] for name in names))
 
 
+class Activations(StrEnum):
+    """What integer matrices read: 8 bits an element, 16, or 16 where 8 were measured to hurt."""
+
+    auto = "auto"
+    int8 = "int8"
+    wide = "wide"
+
+
 class KV(StrEnum):
     """Elements of the KV cache."""
 
@@ -122,6 +130,12 @@ def build(
         KV | None,
         typer.Option(help="KV cache [default: fp16; with --precision bf16 or fp16, which round nothing, fp32]"),
     ] = None,
+    activations: Annotated[
+        Activations,
+        typer.Option(
+            help="bits of what integer matrices read; auto: 8, and with mixed 16 where 8 were measured to hurt"
+        ),
+    ] = Activations.auto,
     ram: RamSize = None,
     vram: VramSize = None,
     context: Annotated[
@@ -170,6 +184,7 @@ def build(
         report=report,
         seed=seed,
         kv=kv.value if kv else None,
+        activations=activations.value,
         ram_bytes=parse_size(ram) if ram else None,
         vram_bytes=parse_size(vram, 0) if vram else None,
         context=context,

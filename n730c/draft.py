@@ -15,6 +15,7 @@ from n730c.budget import first_budgets, fit, least_budget, room_for_weights, roo
 from n730c.codegen import GpuImage, build_gpu_images, build_images, computable
 from n730c.dtypes import Format
 from n730c.errors import BudgetExceeded, ToolchainError, UsageError
+from n730c.frontend.calibrate import linear_inputs
 from n730c.frontend.checkpoint import DEFAULT_CONTEXT, Checkpoint
 from n730c.frontend.model import load_model
 from n730c.ir.core import Graph
@@ -56,6 +57,7 @@ class Options:
     report: Path | None = None
     seed: int = 0
     kv: str | None = None
+    activations: str = "auto"  # or int8, wide: what integer matrices read
     ram_bytes: int | None = None
     vram_bytes: int | None = None
     context: int | None = None
@@ -124,6 +126,7 @@ def _provenance(options: Options, precision: str, checkpoint: Checkpoint, target
             "calibration_tokens": options.calibration_tokens,
             "seed": options.seed,
             "kv": options.kv,
+            "activations": options.activations,
             "context": options.context,
             "ram_bytes": options.ram_bytes,
             "vram_bytes": options.vram_bytes,
@@ -288,14 +291,17 @@ class Drafter:
     def planned(self, budget: float | None, prices: Prices | None = None) -> Planned:
         """With matrices of at most ``budget`` (bytes, or whatever ``prices`` are in) if the precision is mixed."""
         options, done = self.options, self.stages.begin("planning")
-        mixed = None
+        mixed, wide = None, frozenset[str]()
         if budget is not None:
-            mixed = choose(self.graph, self._profile, budget, prices)
+            mixed = choose(self.graph, self._profile, budget, prices, options.activations)
+            wide = mixed.wide
             precision, formats, kv = MIXED, mixed.formats, kv_format(options.kv, MIXED)
         else:
             precision, formats, kv = choose_formats(self.graph, self.checkpoint, self.asked, options.kv)
             _say_rounded(self.console, self.checkpoint.rounded_again(formats))
-        program = lower(self.graph, formats, kv)
+        if options.activations == "wide":
+            wide = frozenset(linear_inputs(self.graph.nodes).values())
+        program = lower(self.graph, formats, kv, wide=wide)
         context = choose_context(options.context, self.graph, program, self.ram_bytes)
         if self.graph.tables_for not in (None, context):  # RoPE depends on the context, which memory has made shorter
             self.graph = run_passes(load_model(options.model, context)[0], PASSES, options.dump)

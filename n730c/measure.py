@@ -36,7 +36,8 @@ PROBE_TOKENS = 256  # of each, at most
 LARGE_PROBES = (2, 128)  # the same of large models
 DIRECT = 1e12  # multiplications of trials above which a model is large
 ANCHOR = Format.INT3  # on which the rounder's error is compared with its estimate then
-ACTIVATIONS = "(activations)"  # the trial that rounds no tensor, only what integer matrices read
+# Trials that round no tensor, only what integer matrices read: all of it, and by the name of the value that is read.
+ACTIVATIONS = "(activations)"
 TOGETHER = "(together)"  # trials that round every tensor at once: by how much divergences do not add up
 WHOLE = (Format.NL2, Format.INT3, Format.NL4, Format.INT5)  # to which they round, spread over what is chosen
 # Params that are measured, by op
@@ -84,7 +85,7 @@ class _Trials:
             by[trial[1]] = by.get(trial[1], 0.0) + float(kl)  # a tied matrix has two trials: as embedding, as head
 
         def carry(k: int, own: Mapping[str, Array] = weights) -> list[Values]:
-            observe = _quantized if trials[k][0] == ACTIVATIONS else None
+            observe = _quantized if trials[k] == [ACTIVATIONS, ""] else None
             outputs = []
             for j in range(len(self.probes)):
                 start = stage.index == 0
@@ -107,6 +108,16 @@ class _Trials:
             self._keep(stage, len(trials) - 1, outputs, last, trial, settle)
 
         changed: dict[str, Values] = {name: {} for kind, name in trials if kind == TOGETHER}
+
+        def read_in_8_bits(value: str) -> list[Values]:
+            again = partial(_in_8_bits, stage, bases, weights, value)
+            return list(in_order(len(bases), again))
+
+        linear = (node for node in stage.nodes if node.op is Op.LINEAR and node.param("weight") in self.names)
+        inputs = list(dict.fromkeys(node.inputs[0] for node in linear))
+        if self.direct or last:
+            for value in inputs:
+                begin([ACTIVATIONS, value], read_in_8_bits(value))
         if self.direct:
             for name in names:
                 for fmt, rounded, _ in rounder.trials(_flat(weights[name]), self.known.get(name), self.formats):
@@ -131,6 +142,10 @@ class _Trials:
                 total = sum_of_changes.change(sum_of_changes.outputs)
                 for part in parts[-len(names) :]:
                     part[2] /= max(total, 1e-30)
+                shares: list[list[Any]] = state.setdefault("inputs", [])
+                for value in inputs:
+                    share = sum_of_changes.change(read_in_8_bits(value)) / max(total, 1e-30)
+                    shares.append([value, trial, share])
             del rounder  # and its factorization: the noise of a whole layer is as large as the layer
             changed[ANCHOR.name] = {name: coarse(_flat(weights[name])).reshape(weights[name].shape) for name in names}
         for k, trial in enumerate(trials):
@@ -204,6 +219,15 @@ def _rerun(stage: Stage, bases: Sequence[Values], weights: Values, changed: Coll
     return run_stage(stage, bases[j], weights, None, changed)
 
 
+def _in_8_bits(stage: Stage, bases: Sequence[Values], weights: Values, value: str, j: int) -> Values:
+    """The stage again, where linear layers read this value in 8 bits."""
+
+    def observe(node: Node, x: Array) -> Array:
+        return quantize_activations(x) if node.inputs[0] == value else x
+
+    return run_stage(stage, bases[j], weights, observe, stage.reading(value))
+
+
 def _quantized(_: Node, x: Array) -> Array:
     return quantize_activations(x)
 
@@ -267,9 +291,12 @@ def measure(
     visitor = _Trials(calibration, probes, tuple(formats), direct, names, known)
     state = calibration.run(visitor, progress)
     found: dict[str, dict[str, float]] = state["divergence"]
-    activations = found.pop(ACTIVATIONS)[""]
+    inputs = found.pop(ACTIVATIONS)
+    activations = inputs.pop("")
     together = found.pop(TOGETHER)
     sums = {name: sum(by[name] for by in found.values()) for name in together}
+    for value, trial, share in state.get("inputs", ()):
+        inputs[value] = found[trial[0]][trial[1]] * share
     if direct:
         divergence = {name: {fmt: by[fmt.name] for fmt in formats} for name, by in found.items()}
     else:
@@ -277,7 +304,9 @@ def measure(
     digest = hashlib.sha256(np.ascontiguousarray(windows).tobytes()).hexdigest()
     method = "every format carried" if direct else "noise carried from each layer, divided by change and error"
     pairs = tuple(sorted((sums[name], both) for name, both in together.items()))
-    profile = SensitivityProfile(dict(sources), digest, int(windows.size), method, activations, divergence, pairs)
+    profile = SensitivityProfile(
+        dict(sources), digest, int(windows.size), method, activations, divergence, pairs, inputs
+    )
     return profile, calibration
 
 

@@ -42,7 +42,7 @@ CANDIDATES = tuple(fmt for fmt in Format if fmt.is_integer)
 ORIGINAL_BITS = 16  # a weight: more than that loses nothing
 OTHERS = "int4"  # of the matrices that are not assigned
 _POINTS = 24  # of the Pareto curve
-_RECORD = 3  # of what a calibration that was ended leaves; another compiler's is not gone on with
+_RECORD = 4  # of what a calibration that was ended leaves; another compiler's is not gone on with
 
 
 @dataclass(frozen=True)
@@ -161,6 +161,8 @@ class Choice:
     assignment: Assignment
     curve: tuple[tuple[float, float], ...]
     predicted: float
+    wide: frozenset[str] = frozenset()  # values that matrices read in 16 bits
+    activations: float = 0.0  # of what is predicted: the 8 bits of the other values
 
 
 Prices = Callable[[str, Format], float]  # of a tensor in a format
@@ -183,8 +185,17 @@ def least_price(graph: Graph, profile: SensitivityProfile, prices: Prices | None
     return least if prices else least + others_bytes(graph, profile.divergence.keys())
 
 
-def choose(graph: Graph, profile: SensitivityProfile, budget: float, prices: Prices | None = None) -> Choice:
-    """The best formats whose matrices cost at most ``budget`` together, by default bytes. Raises BudgetExceeded."""
+def choose(
+    graph: Graph,
+    profile: SensitivityProfile,
+    budget: float,
+    prices: Prices | None = None,
+    activations: str = "auto",
+) -> Choice:
+    """The best formats whose matrices cost at most ``budget`` together, by default bytes. Raises BudgetExceeded.
+
+    ``activations``: as for ``SensitivityProfile.widened``.
+    """
     things = items(graph, profile)
     if prices is None:
         chosen = assign(things, budget - others_bytes(graph, profile.divergence.keys()))
@@ -195,8 +206,15 @@ def choose(graph: Graph, profile: SensitivityProfile, budget: float, prices: Pri
     formats = {**assign_uniform(graph, OTHERS), **chosen.formats}
     least, most = (sum(f(i.price.values()) for i in things) for f in (min, max))
     budgets = [least + (most - least) * (k / (_POINTS - 1)) ** 1.5 for k in range(_POINTS)]
-    points = tuple((a.price, profile.expected(a.divergence)) for a in curve(things, budgets))
-    return Choice(MappingProxyType(formats), chosen, points, profile.expected(chosen.divergence))
+
+    def widened(divergence: float) -> tuple[float, frozenset[str], float]:
+        """What is predicted of such formats, and of it the inputs: see ``Choice``."""
+        weights = profile.expected(divergence) - profile.activations
+        wide, left = profile.widened(weights, activations)
+        return weights + left, wide, left
+
+    points = tuple((a.price, widened(a.divergence)[0]) for a in curve(things, budgets))
+    return Choice(MappingProxyType(formats), chosen, points, *widened(chosen.divergence))
 
 
 def above_original(option: str, expected: str, found: str) -> BudgetExceeded:

@@ -159,7 +159,7 @@ def draw_precision(
         ("bits a weight, scales and embedding included", f"{program.bits_per_weight:.2f}"),
         ("file", show_size(file_bytes)),
         ("expected KL divergence from the original", f"{_nats(choice.predicted)} nats a token"),
-        ("of which 8-bit activations", f"{_nats(profile.activations)} nats a token"),
+        ("of which 8-bit activations", f"{_nats(choice.activations)} nats a token"),
         ("calibrated on", f"{profile.tokens:,} tokens"),
         ("profile", profile.method),
     ]

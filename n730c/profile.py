@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +16,15 @@ from n730c.files import system_errors, write_whole
 _KIND = "n730c sensitivity profile"
 _VERSION = 1
 _MOST = 1e6  # nats: no divergence of a vocabulary is nearly as large, and sums of such stay finite
+SHARE = 0.25  # of what the weights cost: 8-bit inputs may cost so much before the worst of them get 16 bits
 
 
 @dataclass(frozen=True)
 class SensitivityProfile:
     """Expected rise of the mean KL divergence (nats a token) of the model's output when one tensor is rounded.
 
-    ``divergence``: by tensor and format. ``activations``: what 8-bit activations alone cost, whatever the weights.
+    ``divergence``: by tensor and format. ``activations``: what 8-bit activations alone cost, whatever the weights;
+    ``inputs``: what those of one value that matrices read cost, by its name.
     ``together``: (the sum over all tensors, what was measured with all of them rounded at once), by rising sums:
     errors that meet later in the model amount to more than their sum.
     ``sources``: SHA-256 of the model's files by name; ``text``: SHA-256 of the token ids that it was measured on.
@@ -35,6 +37,7 @@ class SensitivityProfile:
     activations: float
     divergence: Mapping[str, Mapping[Format, float]]
     together: tuple[tuple[float, float], ...] = ()
+    inputs: Mapping[str, float] = field(default_factory=dict)
 
     def predicted(self, formats: Mapping[str, Format]) -> float:
         """The KL divergence expected when each tensor of the profile has the format given, in nats."""
@@ -51,6 +54,22 @@ class SensitivityProfile:
         share = (at - below[0]) / (above[0] - below[0]) if above[0] > below[0] else 0.0
         return self.activations + total * (below[1] + share * (above[1] - below[1]))
 
+    def widened(self, weights: float, how: str = "auto") -> tuple[frozenset[str], float]:
+        """The inputs that shall have 16 bits where the weights cost ``weights`` nats, and what the 8 bits of the others
+        cost. ``how``: "auto", or "int8" for none and "wide" for all of them."""
+        if how != "auto":
+            return (frozenset(self.inputs), 0.0) if how == "wide" else (frozenset(), self.activations)
+        wide: set[str] = set()
+        left = total = sum(self.inputs.values())
+        # Together they cost a little more or less than one by one.
+        whole = self.activations / total if total > 0 else 0.0
+        for name, cost in sorted(self.inputs.items(), key=lambda item: (-item[1], item[0])):
+            if whole * left <= SHARE * weights:
+                break
+            wide.add(name)
+            left -= cost
+        return frozenset(wide), max(0.0, whole * left) if total > 0 else self.activations
+
     def to_json(self) -> str:
         return json.dumps(
             {
@@ -62,6 +81,7 @@ class SensitivityProfile:
                 "method": self.method,
                 "activations": self.activations,
                 "together": self.together,
+                "inputs": dict(self.inputs),
                 "divergence": {
                     name: {fmt.name.lower(): value for fmt, value in sorted(by.items())}
                     for name, by in self.divergence.items()
@@ -108,6 +128,7 @@ def read_profile(path: Path) -> SensitivityProfile:
             activations=_number(content["activations"]),
             divergence={str(name): _formats(name, by) for name, by in content["divergence"].items()},
             together=tuple(sorted((_number(parts), _number(both)) for parts, both in content["together"])),
+            inputs={str(name): _number(value) for name, value in content["inputs"].items()},
         )
     except OSError as error:
         raise UsageError(f"cannot read {path}", found=error.strerror or str(error), hint=hint) from error

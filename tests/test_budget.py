@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from n730c.budget import MOST_BPW, TRIES, fit, nominal_formats, seconds
@@ -9,6 +11,7 @@ from n730c.dtypes import Format, matrix_bytes
 from n730c.frontend.model import load_graph
 from n730c.ir.core import Graph
 from n730c.mixed import assignable, matrices, weights_of
+from n730c.profile import SensitivityProfile
 from n730c.target import load_target
 from tests.models import DEMO
 
@@ -50,6 +53,18 @@ def test_a_matrix_costs_its_reading_and_more_from_the_disk(graph: Graph) -> None
     for fmt in (Format.INT2, Format.INT8):
         assert there(name, fmt) == pytest.approx(matrix_bytes(fmt, *shape) / target.disk_bytes_per_s)
         assert 0 < here(name, fmt) < there(name, fmt)
+
+
+def test_the_worst_inputs_get_16_bits_until_the_rest_costs_little() -> None:
+    inputs = {"a": 1e-5, "b": 6e-4, "c": 1e-4, "d": 2e-4}
+    profile = SensitivityProfile({}, "", 0, "", 2 * sum(inputs.values()), {}, inputs=inputs)
+    assert profile.widened(1.0) == (frozenset(), pytest.approx(1.82e-3))
+    assert profile.widened(3e-3) == ({"b"}, pytest.approx(6.2e-4))
+    assert profile.widened(1e-3) == ({"b", "d"}, pytest.approx(2.2e-4))
+    assert profile.widened(0.0) == (inputs.keys(), pytest.approx(0.0))
+    assert profile.widened(0.0, "int8") == (frozenset(), profile.activations)
+    assert profile.widened(1.0, "wide") == (inputs.keys(), 0.0)
+    assert replace(profile, inputs={}).widened(0.0) == (frozenset(), profile.activations)
 
 
 def test_the_bits_that_mixed_would_take_without_a_profile(graph: Graph) -> None:

@@ -97,6 +97,7 @@ class Shape:
     experts: int = 0  # instead of one gate_proj, up_proj and down_proj
     top_k: int = 2
     places: int = 0  # for experts that are read when they are chosen; 0: all in RAM
+    wide: bool = False  # Q16 for what integer matrices read
     blocks: bool = False  # many small segments, and matrices of more than 16 rows cut into blocks of 16 and the rest
     seed: int = 0
 
@@ -169,7 +170,8 @@ class _Builder:
         """What a LINEAR reads: ``x``, or its quantized twin."""
         if not self.shape.format.is_integer:
             return x
-        return self.step(StepOp.QUANTIZE, (x,), self.buffers[x].width, BufferKind.Q8)
+        kind = BufferKind.Q16 if self.shape.wide else BufferKind.Q8
+        return self.step(StepOp.QUANTIZE, (x,), self.buffers[x].width, kind)
 
     def linear(self, weight: int, operand: int, bias: int = NONE) -> int:
         return self.block(self.tensors[weight].rows, weight, operand, bias, 0)

@@ -6,7 +6,18 @@ import re
 from contextlib import suppress
 from dataclasses import dataclass
 
-from n730c.artifacts import NONE, Entry, GpuArch, KernelImage, Maker, Program, Step, StepOp, UnaryFunction
+from n730c.artifacts import (
+    NONE,
+    BufferKind,
+    Entry,
+    GpuArch,
+    KernelImage,
+    Maker,
+    Program,
+    Step,
+    StepOp,
+    UnaryFunction,
+)
 from n730c.codegen import cubin, cuda
 from n730c.codegen.cubin import KernelFigures
 from n730c.codegen.cuda import CudaKernel
@@ -29,6 +40,8 @@ def _of_step(program: Program, step: Step) -> tuple[CudaKernel, ...]:
     """The kernels that a step may be launched with. The runtime (device_cuda.cpp) knows them by the same names."""
     weight = program.tensors[step.weight] if step.weight != NONE else None
     width = program.buffers[step.inputs[0] if step.inputs else step.out].width
+    if any(program.buffers[b].kind is BufferKind.Q16 for b in (*step.inputs, step.out) if b != NONE):
+        raise ToolchainError("no CUDA kernel reads 16-bit activations", hint="Build without --gpu.")
     cache = program.caches[step.ints[0]] if step.op in (StepOp.KV_STORE, StepOp.ATTENTION) else None
     if weight and step.op is StepOp.LINEAR:
         return tuple(cuda.linear(weight.format, weight.rows, weight.cols, n) for n in cuda.COLUMNS)

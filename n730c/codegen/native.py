@@ -42,6 +42,7 @@ class Call(ctypes.Structure):
         ("expert", ctypes.c_int64),
         ("top_k", ctypes.c_int64),
         ("normalized", ctypes.c_int64),
+        ("wide", ctypes.c_int64),
         ("f", ctypes.c_float * 4),
     )
 

@@ -49,6 +49,14 @@ class Stage:
                 changed.add(node.name)
         return frozenset(changed)
 
+    def reading(self, value: str) -> frozenset[str]:
+        """Linear nodes that read this value, and those whose results depend on theirs."""
+        changed: set[str] = set()
+        for node in self.nodes:
+            if (node.op is Op.LINEAR and node.inputs[0] == value) or changed.intersection(node.inputs):
+                changed.add(node.name)
+        return frozenset(changed)
+
 
 def stages(graph: Graph) -> tuple[Stage, ...]:
     """The graph cut at the borders of its layers."""

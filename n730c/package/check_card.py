@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Sequence
 
-from n730c.artifacts import NONE, Action, StepOp, Tier
+from n730c.artifacts import NONE, Action, Buffer, BufferKind, StepOp, Tier
 from n730c.dtypes import TILE_ROWS, Format, matrix_bytes, round_up
 from n730c.errors import PackageError
 from n730c.package.layout import EventRecord, PlacementRecord, PlanRecord, StepRecord, TensorRecord
@@ -19,11 +19,11 @@ def check_card(
     events: Sequence[EventRecord],
     places: Sequence[PlacementRecord],
     tensors: Sequence[TensorRecord],
-    token_bytes: Sequence[int],
+    buffers: Sequence[Buffer],
     steps: Sequence[StepRecord],
     head_first: int,
 ) -> None:
-    """Plan ``i``, whose schedule was checked but for its CARD entries. ``token_bytes`` of each buffer."""
+    """Plan ``i``, whose schedule was checked but for its CARD entries."""
 
     def fail(what: str, expected: object, found: object) -> PackageError:
         return PackageError("E_PLAN", f"plan {i}: {what}", expected=str(expected), found=str(found))
@@ -37,6 +37,8 @@ def check_card(
             everything = plan.arena_bytes + 4 * plan.batch
             if plan.vram_bytes != everything or any(place.tier != Tier.RAM for place in places):
                 raise fail("VRAM bytes", f"0, or {everything} and all segments in RAM", plan.vram_bytes)
+            if any(buffer.kind is BufferKind.Q16 for buffer in buffers):
+                raise fail("VRAM bytes", "0, with Q16 buffers", plan.vram_bytes)
         return
     rounds = _rounds(steps, head_first)
     wanted, before = 0, -1
@@ -48,6 +50,8 @@ def check_card(
         step = steps[event.a]
         if event.a not in rounds:
             raise fail(f"CARD of step {event.a}", "a LINEAR step outside experts", f"op {step.op}")
+        if buffers[step.in0].kind is BufferKind.Q16:
+            raise fail(f"CARD of step {event.a}", "one that reads no Q16 buffer", "one that does")
         weight = tensors[step.weight]
         tiles = -(-weight.rows // TILE_ROWS)
         if not 1 <= event.b <= tiles:
@@ -65,7 +69,7 @@ def check_card(
             if t != NONE and places[tensors[t].segment].tier == Tier.VRAM and j not in whole:
                 raise fail(f"step {j}, which uses VRAM", "all its tiles on the card", "others")
     tokens = {first: plan.batch if first < head_first else plan.head_batch for first in held}
-    wanted += round_up(max(n * token_bytes[steps[first].in0] for first, n in tokens.items()), _ALIGN)
+    wanted += round_up(max(n * buffers[steps[first].in0].token_bytes for first, n in tokens.items()), _ALIGN)
     wanted += round_up(max(n * 4 * TILE_ROWS * held[first] for first, n in tokens.items()), _ALIGN)
     if plan.vram_bytes != wanted:
         raise fail("VRAM bytes", wanted, plan.vram_bytes)

@@ -55,7 +55,7 @@ def check_plans(
     events = list(map(EventRecord._make, lay.EVENT.iter_unpack(sections[Kind.SCHEDULE])))
     spans = lives(steps, buffers, program)
     uses = segment_uses(segments, tensors, steps, program.head_first)
-    token_bytes = [Buffer(BufferKind(b.kind), Scope(b.scope), b.width).token_bytes for b in buffers]
+    held = [Buffer(BufferKind(b.kind), Scope(b.scope), b.width) for b in buffers]
     positions = min((tensors[s.weight].rows for s in steps if s.op == StepOp.EMBED and s.p0), default=MAX_DIM)
     first_event = 0
     for i, plan in enumerate(plans):
@@ -75,7 +75,7 @@ def check_plans(
         _check_tiers(i, mine, segments, tensors, uses)
         own = events[plan.first_event : first_event]
         check_schedule(i, own, mine, segments, uses, len(steps))
-        check_card(i, plan, own, mine, tensors, token_bytes, steps, program.head_first)
+        check_card(i, plan, own, mine, tensors, held, steps, program.head_first)
         start = i * (len(buffers) + len(caches))
         middle, stop = start + len(buffers), start + len(buffers) + len(caches)
         fixed = [(plan.tokenizer_offset, plan.tokenizer_offset + len(sections[Kind.TOKENIZER]), "the tokenizer")]
@@ -93,13 +93,13 @@ def check_plans(
             (ring if place.tier == Tier.STREAM else fixed).append(extent)
         fixed += _union(ring)
         for j, (cache, offset) in enumerate(zip(caches, offsets[middle:stop], strict=True)):
-            held = Cache(cache.kv_heads, cache.head_dim, cache.window, Format(cache.format))
-            size = held.size(plan.context, plan.batch)
+            kept = Cache(cache.kv_heads, cache.head_dim, cache.window, Format(cache.format))
+            size = kept.size(plan.context, plan.batch)
             fixed.append((offset, offset + size, f"cache {j}"))
         moving = []
         for j, (b, offset) in enumerate(zip(buffers, offsets[start:middle], strict=True)):
             tokens = plan.head_batch if b.scope == Scope.HEAD else plan.batch
-            moving.append((offset, offset + tokens * token_bytes[j], f"buffer {j}"))
+            moving.append((offset, offset + tokens * held[j].token_bytes, f"buffer {j}"))
         _check_arena(i, plan, fixed, moving, spans)
     if first_event != len(events):
         raise PackageError("E_PLAN", "entries of SCHEDULE", expected=str(first_event), found=str(len(events)))

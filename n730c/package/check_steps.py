@@ -158,7 +158,7 @@ def _shapes(
         case StepOp.LINEAR:
             if weight is None or is_vector:
                 return "weight (expected a matrix)"
-            kinds = [BufferKind.Q8 if Format(weight.format).is_integer else BufferKind.F32]
+            kinds = [_rounded(buffers[step.in0]) if Format(weight.format).is_integer else BufferKind.F32]
             widths = [weight.cols]
             if step.p0 < 0 or step.p0 % TILE_ROWS or step.p0 + weight.rows > out_width:
                 return f"first row (expected a multiple of {TILE_ROWS} with room in {out_width}, found {step.p0})"
@@ -177,7 +177,7 @@ def _shapes(
                 return "weight (expected a vector)"
             widths, out_width = [], 2 * weight.cols
         case StepOp.QUANTIZE:
-            widths, out_kind = [out_width], BufferKind.Q8
+            widths, out_kind = [out_width], _rounded(buffers[step.out])
         case StepOp.ROPE:
             heads, head_dim, rotary = step.p0, step.p1, step.p2
             if heads < 1 or head_dim < 1 or not 2 <= rotary <= head_dim or rotary % 2:
@@ -230,6 +230,11 @@ def _shapes(
         found = buffers[step.out]
         return f"out (expected {out_kind.name} of {out_width}, found kind {found.kind} of {found.width})"
     return None
+
+
+def _rounded(buffer: BufferRecord) -> BufferKind:
+    """What integer matrices read: Q16 if it is that, else Q8."""
+    return BufferKind.Q16 if buffer.kind == BufferKind.Q16 else BufferKind.Q8
 
 
 def _place(steps: Sequence[StepRecord], i: int, group: range, before: set[int], head_first: int) -> str | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from n730c.artifacts import PIECE, Program, StepOp
+from n730c.artifacts import PIECE, BufferKind, Program, StepOp
 from n730c.dtypes import TILE_ROWS, matrix_bytes
 from n730c.target import Target
 
@@ -40,6 +40,8 @@ def step_costs(program: Program, target: Target, context: int, tokens: int) -> t
             tensor = program.tensors[step.weight]
             rate: float = getattr(target.kernel_rates, tensor.format.name.lower())
             count = 1 if i >= program.head_first else tokens
+            if program.buffers[step.inputs[0]].kind is BufferKind.Q16:
+                count *= 2
             cost = StepCost(
                 target.step_seconds,
                 reading=matrix_bytes(tensor.format, tensor.rows, tensor.cols)

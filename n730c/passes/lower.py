@@ -1,13 +1,13 @@
 """Lower a graph and its precisions to the runtime's program: tensors, segments, buffers, caches and steps.
 
-Every IR value becomes one F32 buffer; a value that integer matrices read gets one Q8 twin, quantized once and
+Every IR value becomes one F32 buffer; a value that integer matrices read gets one Q8 or Q16 twin, quantized once and
 shared by all of them. Buffers are virtual here: ``plan.py`` gives them addresses and lets them share bytes.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 from n730c.artifacts import (
     NONE,
@@ -57,8 +57,11 @@ def _matrix(shape: tuple[int, ...]) -> tuple[int, ...]:
 class _Lowering:
     """State of one lowering; ``lower`` is the only user."""
 
-    def __init__(self, graph: Graph, formats: Mapping[str, Format], kv: Format, segment_bytes: int) -> None:
+    def __init__(
+        self, graph: Graph, formats: Mapping[str, Format], kv: Format, segment_bytes: int, wide: Collection[str]
+    ) -> None:
         self.kv = kv
+        self.wide = wide
         self.segment_bytes = segment_bytes
         self.graph = graph
         self.formats = formats
@@ -70,6 +73,7 @@ class _Lowering:
         self.buffers: list[Buffer] = []
         self.values: dict[str, int] = {}
         self.quantized: dict[int, int] = {}
+        self.in_16_bits: set[int] = set()  # buffers whose twin is Q16
         self.tables: dict[tuple[str, float], int] = {}
         self.caches: list[Cache] = []
         self.kernels: list[KernelSpec] = []
@@ -101,7 +105,8 @@ class _Lowering:
     def q8(self, source: int, layer: int) -> int:
         """The quantized twin of an F32 buffer; made where it is first asked for."""
         if source not in self.quantized:
-            out = self.buffer(BufferKind.Q8, self.buffers[source].width)
+            kind = BufferKind.Q16 if source in self.in_16_bits else BufferKind.Q8
+            out = self.buffer(kind, self.buffers[source].width)
             self.steps.append(Step(StepOp.QUANTIZE, (source,), out, layer=layer))
             self.quantized[source] = out
         return self.quantized[source]
@@ -194,6 +199,8 @@ class _Lowering:
             raise InvalidIR(f"node {node.name}: no lowering for op {node.op.value}")
         self.steps.append(step)
         self.values[node.name] = step.out
+        if node.name in self.wide:
+            self.in_16_bits.add(step.out)
 
 
 def _head_first(graph: Graph) -> int:
@@ -218,13 +225,17 @@ def _segments(tensors: list[Tensor], layers: list[int], segment_bytes: int) -> t
 
 
 def lower(
-    graph: Graph, formats: Mapping[str, Format], kv: Format = Format.F16, segment_bytes: int = SEGMENT_BYTES
+    graph: Graph,
+    formats: Mapping[str, Format],
+    kv: Format = Format.F16,
+    segment_bytes: int = SEGMENT_BYTES,
+    wide: Collection[str] = (),
 ) -> Program:
     """The program of ``graph`` with its tensors in the formats given (by name). Pure; raises InvalidIR.
 
-    ``kv``: how keys and values are cached, one of CACHE_FORMATS.
+    ``kv``: how keys and values are cached, one of CACHE_FORMATS. ``wide``: values that matrices read in 16 bits.
     """
-    state = _Lowering(graph, formats, kv, segment_bytes)
+    state = _Lowering(graph, formats, kv, segment_bytes, wide)
     head = _head_first(graph)
     head_step = 0
     for i, node in enumerate(graph.nodes):

@@ -25,6 +25,10 @@ std::unique_ptr<DeviceCuda> DeviceCuda::open(const Package &package, size_t plan
             why = "the plan reads weights from the disk all the time, and the graphics card takes only plans that do not";
             return nullptr;
         }
+    if (std::any_of(package.buffers.begin(), package.buffers.end(), [](const Buffer &b) { return b.kind == BufferKind::Q16; })) {
+        why = "some of the model's activations have 16 bits, and the graphics card's kernels read 8";
+        return nullptr;
+    }
     const Image *image = choose_image(package, *card, trust, why);
     if (image == nullptr) return nullptr;
     std::unique_ptr<DeviceCuda> device(new DeviceCuda(package, plan, std::move(card)));

@@ -117,6 +117,7 @@ void Executor::make_call(size_t index, size_t plan, uint8_t *arena, const Kernel
     case Op::ROPE_TABLE:
         break;
     case Op::LINEAR:
+        call.wide = package_.buffers[step.in[0]].kind == BufferKind::Q16;
         c.column = int64_t(step.p[0]) * int64_t(sizeof(float));
         call.out = static_cast<uint8_t *>(call.out) + c.column;
         c.per_token = 0;
@@ -147,6 +148,9 @@ void Executor::make_call(size_t index, size_t plan, uint8_t *arena, const Kernel
         by_blocks();
         break;
     case Op::QUANTIZE:
+        call.wide = package_.buffers[step.out].kind == BufferKind::Q16;
+        by_blocks();
+        break;
     case Op::ADD:
     case Op::MUL:
     case Op::ZERO:

@@ -83,6 +83,8 @@ void check_cards(const Package &package, size_t plan) {
         if (p.vram_bytes == 0) return;
         const uint64_t whole = p.arena_bytes + sizeof(int32_t) * uint64_t(p.batch);
         need(p.vram_bytes == whole, "VRAM bytes", "0 or " + str(whole), str(p.vram_bytes));
+        for (const Buffer &b : package.buffers)
+            need(b.kind != BufferKind::Q16, "VRAM bytes", "0, with Q16 buffers", str(p.vram_bytes));
         for (size_t i = 0; i < package.segments.size(); ++i)
             need(package.placement(plan, i).tier == Tier::RAM, "tier of segment " + str(i), "0, as VRAM holds all",
                  "another");
@@ -99,6 +101,7 @@ void check_cards(const Package &package, size_t plan) {
         const uint64_t tiles = ceil_div(package.tensors[step.weight].rows, TILE_ROWS);
         const std::string what = "CARD of step " + str(share.step);
         need(share.tiles >= 1 && share.tiles <= tiles, what, "1 to " + str(tiles) + " tiles", str(share.tiles));
+        need(package.buffers[step.in[0]].kind != BufferKind::Q16, what, "one that reads no Q16 buffer", "one that does");
         need(reachable(step.weight) && reachable(step.bias), what, "weight and bias in RAM or VRAM", "another tier");
         whole[share.step] = share.tiles == tiles;
     }

@@ -142,12 +142,13 @@ class StepCheck {
     const Buffer &out() const { return package_.buffers[s_.out]; }
     const Tensor &weight() const { return package_.tensors[s_.weight]; }
 
+    static BufferKind rounded(const Buffer &b) { return b.kind == BufferKind::Q16 ? b.kind : BufferKind::Q8; }
     void input(int i, BufferKind kind, int64_t width) const {
-        need(in(i).kind == kind, "kind of an input", kind == BufferKind::F32 ? "f32" : "q8", int64_t(in(i).kind));
+        need(in(i).kind == kind, "kind of an input", kind == BufferKind::F32 ? "f32" : "q8 or q16", int64_t(in(i).kind));
         need(in(i).width == width, "width of an input", str(width), in(i).width);
     }
     void output(BufferKind kind, int64_t width) const {
-        need(out().kind == kind, "kind of the output", kind == BufferKind::F32 ? "f32" : "q8", int64_t(out().kind));
+        need(out().kind == kind, "kind of the output", kind == BufferKind::F32 ? "f32" : "q8 or q16", int64_t(out().kind));
         need(out().width == width, "width of the output", str(width), out().width);
     }
     void vector(uint32_t id, int64_t width, const char *what) const {
@@ -185,11 +186,11 @@ class StepCheck {
             apart(0);
             break;
         case Op::QUANTIZE:
-            input(0, F32, in(0).width), output(BufferKind::Q8, in(0).width);
+            input(0, F32, in(0).width), output(rounded(out()), in(0).width);
             break;
         case Op::LINEAR: {
             const bool plain = weight().format == Format::F16 || weight().format == Format::BF16;
-            input(0, plain ? F32 : BufferKind::Q8, weight().cols), output(F32, out().width);
+            input(0, plain ? F32 : rounded(in(0)), weight().cols), output(F32, out().width);
             need(s_.p[0] >= 0 && s_.p[0] % TILE_ROWS == 0 && s_.p[0] + int64_t(weight().rows) <= out().width,
                  "first row", "a multiple of 16 with room in " + str(out().width), s_.p[0]);
             if (s_.bias != NONE) vector(s_.bias, weight().rows, "bias");
@@ -314,7 +315,7 @@ void read_buffers(Package &package) {
             throw PackageError("E_BUFFER", "buffer " + str(int64_t(i)) + ": " + what, expected, str(found));
         };
         const uint32_t width = be32(r + 4);
-        if (r[0] > 1) bad("kind", "0 or 1", r[0]);
+        if (r[0] > 2) bad("kind", "0 to 2", r[0]);
         if (r[1] > 1) bad("scope", "0 or 1", r[1]);
         if (width < 1 || width > MAX_DIM) bad("width", "1 to 2^24", width);
         if (!all_zero(r + 2, 2) || !all_zero(r + 8, 8)) bad("reserved bytes", "zeros", 1);

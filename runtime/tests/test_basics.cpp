@@ -42,6 +42,7 @@ TEST_CASE("sizes of tensors and buffers") {
     CHECK(matrix_bytes(Format::INT6, 1, 33) == 96 + 2 * 384);
     CHECK(Buffer{BufferKind::F32, Scope::BODY, 17}.token_bytes() == 128);
     CHECK(Buffer{BufferKind::Q8, Scope::BODY, 33}.token_bytes() == 128); // 64 values, 2 scales, 2 sums
+    CHECK(Buffer{BufferKind::Q16, Scope::BODY, 33}.token_bytes() == 256);
     CHECK(Cache{2, 8, 0, Format::F16}.bytes(3, 1) == 192);
     CHECK(Cache{2, 8, 0, Format::F32}.bytes(3, 1) == 384);
     CHECK(Cache{2, 8, 0, Format::INT8}.bytes(3, 1) == 192); // 2 × 2 × 3 rows of 8 + 4 bytes, rounded up

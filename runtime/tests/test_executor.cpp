@@ -28,7 +28,7 @@ class Toy {
         const uint32_t q = buffer(HEADS * HEAD_DIM), k = buffer(KV_HEADS * HEAD_DIM), v = buffer(KV_HEADS * HEAD_DIM);
         const uint32_t a = buffer(HEADS * HEAD_DIM), o = buffer(WIDTH);
         const uint32_t hn = buffer(WIDTH, BufferKind::F32, Scope::HEAD),
-                       hq = buffer(WIDTH, BufferKind::Q8, Scope::HEAD);
+                       hq = buffer(WIDTH, BufferKind::Q16, Scope::HEAD);
         const uint32_t logits = buffer(VOCAB, BufferKind::F32, Scope::HEAD);
         package.caches.push_back({KV_HEADS, HEAD_DIM, 0, Format::F16});
         add(Op::EMBED, {}, x, embedding);

@@ -70,9 +70,9 @@ N730_FN void quantize_group(const float *x, int64_t n, int8_t *q, float *scale, 
     *sum = (int32_t)f8_sum(i8_to_f8(total)); /* |sum| ≤ 32 × 127: exact in FP32 */
 }
 
-/* Q8 of one token: padded int8 values, f32 scales, i32 sums. */
+/* Q8 of one token: padded int8 values, f32 scales, i32 sums. Q16: behind it that of what this leaves over. */
 N730_FN void quantize(const n730_call *call, int64_t begin, int64_t end) {
-    const int64_t chunks = (call->cols + CHUNK - 1) / CHUNK, groups = (call->cols + 31) / 32;
+    const int64_t chunks = (call->cols + CHUNK - 1) / CHUNK, groups = (call->cols + 31) / 32, half = call->out_stride / 2;
     for (int64_t item = begin; item < end; item++) {
         int64_t token = item / chunks, first = item % chunks * (CHUNK / 32), last = first + CHUNK / 32;
         const float *x = (const float *)((const char *)call->in[0] + token * call->in_stride[0]);
@@ -80,8 +80,15 @@ N730_FN void quantize(const n730_call *call, int64_t begin, int64_t end) {
         float *scales = (float *)(q + 32 * groups);
         int32_t *sums = (int32_t *)(scales + groups);
         if (last > groups) last = groups;
-        for (int64_t g = first; g < last; g++)
-            quantize_group(x + 32 * g, call->cols - 32 * g, q + 32 * g, scales + g, sums + g);
+        for (int64_t g = first; g < last; g++) {
+            const int64_t n = call->cols - 32 * g;
+            quantize_group(x + 32 * g, n, q + 32 * g, scales + g, sums + g);
+            if (!call->wide) continue;
+            float rest[32];
+            for (int64_t i = 0; i < 32 && i < n; i++) rest[i] = x[32 * g + i] - (float)q[32 * g + i] * scales[g];
+            quantize_group(rest, n, q + half + 32 * g, (float *)((char *)(scales + g) + half),
+                           (int32_t *)((char *)(sums + g) + half));
+        }
     }
 }
 #endif

@@ -66,15 +66,15 @@ N730_FN void group_int(int format, const uint8_t *w, const int8_t *const *x, int
     }
 }
 
-/* One tile × n columns of an integer format. */
-N730_FN void tile_int(const n730_call *call, int format, int64_t tile, int64_t token, int n, int64_t rows, int64_t cols) {
+/* One tile × n columns of an integer format: tokens, or the halves of the tokens of a Q16 buffer one after the other. */
+N730_FN void tile_int(const n730_call *call, int format, int64_t tile, int64_t column, int n, int64_t rows, int64_t cols) {
     const int64_t groups = groups_of(cols);
     const int bytes = field_bytes(format);
     const uint8_t *w = call->weight + tile * tile_bytes(format, cols);
     const int8_t *x[N730_COLUMNS];
     f32x8 acc[N730_COLUMNS][2];
     N730_UNROLL for (int c = 0; c < n; c++) {
-        x[c] = (const int8_t *)call->in[0] + (token + c) * call->in_stride[0];
+        x[c] = (const int8_t *)call->in[0] + (column + c) * (call->in_stride[0] >> call->wide);
         acc[c][0] = acc[c][1] = f8_zero();
     }
     if (!format_coded(format)) {
@@ -101,7 +101,13 @@ N730_FN void tile_int(const n730_call *call, int format, int64_t tile, int64_t t
             }
         }
     }
-    N730_UNROLL for (int c = 0; c < n; c++) store_rows(call, token + c, tile * TILE, rows, acc[c][0], acc[c][1]);
+    if (call->wide) {
+        N730_UNROLL for (int c = 0; c + 1 < n; c += 2)
+            store_rows(call, (column + c) / 2, tile * TILE, rows, f8_add(acc[c][0], acc[c + 1][0]),
+                       f8_add(acc[c][1], acc[c + 1][1]));
+        return;
+    }
+    N730_UNROLL for (int c = 0; c < n; c++) store_rows(call, column + c, tile * TILE, rows, acc[c][0], acc[c][1]);
 }
 
 N730_FN f32x8 load_half_rows(int format, const uint8_t *p) {
@@ -142,22 +148,23 @@ N730_FN void tile_half(const n730_call *call, int format, int64_t tile, int64_t 
     N730_UNROLL for (int c = 0; c < n; c++) store_rows(call, token + c, tile * TILE, rows, sum[c][0], sum[c][1]);
 }
 
-N730_FN void tile_any(const n730_call *call, int format, int64_t tile, int64_t token, int n, int64_t rows, int64_t cols) {
+N730_FN void tile_any(const n730_call *call, int format, int64_t tile, int64_t column, int n, int64_t rows, int64_t cols) {
     if (format == FORMAT_F16 || format == FORMAT_BF16)
-        tile_half(call, format, tile, token, n, rows, cols);
+        tile_half(call, format, tile, column, n, rows, cols);
     else
-        tile_int(call, format, tile, token, n, rows, cols);
+        tile_int(call, format, tile, column, n, rows, cols);
 }
 
 N730_FN void linear(const n730_call *call, int64_t begin, int64_t end, int format, int64_t rows, int64_t cols) {
+    const int64_t columns = call->tokens << call->wide;
     for (int64_t tile = begin; tile < end; tile++) {
         int64_t t = 0;
-        for (; t + 4 <= call->tokens; t += 4) tile_any(call, format, tile, t, 4, rows, cols);
-        if (t + 2 <= call->tokens) {
+        for (; t + 4 <= columns; t += 4) tile_any(call, format, tile, t, 4, rows, cols);
+        if (t + 2 <= columns) {
             tile_any(call, format, tile, t, 2, rows, cols);
             t += 2;
         }
-        if (t < call->tokens) tile_any(call, format, tile, t, 1, rows, cols);
+        if (t < columns) tile_any(call, format, tile, t, 1, rows, cols);
     }
 }
 #endif

@@ -35,6 +35,7 @@ typedef struct n730_call {
     int64_t expert;     /* EXPERT, COMBINE: column of in[1], the gates */
     int64_t top_k;      /* ROUTE */
     int64_t normalized; /* ROUTE: whether the gates are divided by their sum */
+    int64_t wide;       /* 1: a Q16 buffer, that LINEAR reads in in[0] or QUANTIZE writes; else 0 */
     float f[4]; /* f0 as FORMAT.md says for the op */
 } n730_call;
 

@@ -42,6 +42,25 @@ def q8_bytes(x: np.ndarray, stride: int) -> np.ndarray:
     return out
 
 
+def rest(x: np.ndarray) -> np.ndarray:
+    """What QUANTIZE leaves over of f32[t, width]."""
+    q, scales, _ = quantize(x)
+    with np.errstate(all="ignore"):
+        return x - (q.astype(f32) * scales.repeat(32, axis=1))[:, : x.shape[1]]
+
+
+def q16_bytes(x: np.ndarray, stride: int) -> np.ndarray:
+    """The Q16 buffer of f32[t, width]: u8[t, 2 × stride]."""
+    return np.concatenate([q8_bytes(x, stride), q8_bytes(rest(x), stride)], axis=1)
+
+
+def linear_wide(fmt: Format, data: bytes, rows: int, cols: int, x: np.ndarray, bias: np.ndarray | None) -> np.ndarray:
+    """f32[t, cols] → f32[t, rows], of an integer format that reads a Q16 buffer."""
+    with np.errstate(all="ignore"):
+        out = linear(fmt, data, rows, cols, x, None) + linear(fmt, data, rows, cols, rest(x), None)
+        return out if bias is None else out + bias[None, :]
+
+
 def linear(fmt: Format, data: bytes, rows: int, cols: int, x: np.ndarray, bias: np.ndarray | None) -> np.ndarray:
     """f32[t, cols] → f32[t, rows]; integer formats quantize x first."""
     fields, scales = unpack(fmt, data, rows, cols)

@@ -60,6 +60,28 @@ def test_linear(builtin: Lookup, isa: Isa, fmt: Format) -> None:
 
 
 @pytest.mark.parametrize("isa", ISAS)
+def test_linear_of_16_bits(builtin: Lookup, isa: Isa) -> None:
+    rng = np.random.default_rng(14)
+    for tokens, (fmt, rows, cols) in enumerate(
+        [(Format.INT8, 33, 96), (Format.INT4, 17, 33), (Format.INT3, 16, 288)], 1
+    ):
+        data = aligned(encode(rng.standard_normal((rows, cols)).astype(np.float32), fmt))
+        x, out = activations(rng, tokens, cols), strided(tokens, rows, fill=7.0)
+        entering = reference.q16_bytes(x, round_up(round_up(cols, 32) * 5 // 4, 64))
+        bias = rng.standard_normal(rows).astype(np.float32)
+        numbers = {"weight": data, "rows": rows, "cols": cols, "wide": 1}
+        numbers["bias"] = np.frombuffer(encode_vector(bias), np.uint8)
+        Run(out, entering, **numbers).go(builtin(isa, StepOp.LINEAR, fmt), 0, 1, -(-rows // 16))
+        same(out, reference.linear_wide(fmt, data.tobytes(), rows, cols, x, bias))
+        assert (out.base[:, rows:] == 7.0).all(), "wrote beyond the last row"
+        exact = x.astype(np.float64) @ dequantize(fmt, data.tobytes(), rows, cols).T + bias
+        assert (
+            np.abs(out - exact).max()
+            < np.abs(reference.linear(fmt, data.tobytes(), rows, cols, x, bias) - exact).max() / 20
+        )
+
+
+@pytest.mark.parametrize("isa", ISAS)
 def test_linear_takes_every_field_and_scale(builtin: Lookup, isa: Isa) -> None:
     """Hostile weights: any byte is a legal field or scale; infinities and NaNs are where the reference has them."""
     rng = np.random.default_rng(2)
@@ -184,6 +206,12 @@ def test_quantize(builtin: Lookup, isa: Isa) -> None:
         used = padded + padded // 4
         np.testing.assert_array_equal(out[:, :used], reference.q8_bytes(x, stride)[:, :used])
         assert (out[:, used:] == 0xAA).all()
+        wide = np.full((3, 2 * stride), 0xAA, np.uint8)
+        Run(wide, x, cols=width, wide=1).go(builtin(isa, StepOp.QUANTIZE), 0, 1, 3 * chunks)
+        want = reference.q16_bytes(x, stride)
+        for half in (0, stride):
+            np.testing.assert_array_equal(wide[:, half : half + used], want[:, half : half + used])
+            assert (wide[:, half + used : half + stride] == 0xAA).all()
 
 
 @pytest.mark.parametrize("isa", ISAS)

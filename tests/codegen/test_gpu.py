@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 import typer
 
-from n730c.artifacts import GpuArch, Isa
+from n730c.artifacts import GpuArch, Isa, StepOp
 from n730c.cli import parse_gpus
-from n730c.codegen import build_gpu_images, cubin, gpu
+from n730c.codegen import build_gpu_images, computable, cubin, gpu
 from n730c.codegen.cubin import KernelFigures
 from n730c.dtypes import Format
 from n730c.errors import ToolchainError
@@ -46,6 +46,10 @@ def test_an_op_without_kernels_is_named(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setattr(gpu, "MOST_EXPERTS", 2)
     with pytest.raises(ToolchainError, match=r"no CUDA kernel computes ROUTE\. Build without --gpu\."):
         build_gpu_images(tiny(Shape(Format.INT6, layers=1, experts=3)).program, (GpuArch.SM_35,))
+    wide = tiny(Shape(Format.INT6, layers=1, wide=True)).program
+    with pytest.raises(ToolchainError, match=r"no CUDA kernel reads 16-bit activations\. Build without --gpu\."):
+        build_gpu_images(wide, (GpuArch.SM_35,))
+    assert not {wide.steps[i].op for i in computable(wide)} & {StepOp.QUANTIZE, StepOp.LINEAR}
 
 
 def test_names_of_architectures() -> None:

@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from n730c.artifacts import BufferKind
 from n730c.cli import run
 from n730c.errors import N730Error
 from n730c.mixed import _claim
@@ -112,6 +113,21 @@ def test_same_input_same_bytes_whether_measured_or_read(
     output = tmp_path / "again.n730"
     build(models, output, "--bpw", "3.2", "--profile", profile[0])
     assert output.read_bytes() == profile[1].read_bytes()
+
+
+def test_inputs_that_hurt_are_read_in_16_bits(models: Models, profile: tuple[Path, Path], tmp_path: Path) -> None:
+    content = json.loads(profile[0].read_text())
+    together = sum(content["inputs"].values())
+    assert len(content["inputs"]) == 4 * 4 + 1  # of each layer, and the head's
+    assert 0.3 * content["activations"] < together < 3 * content["activations"]
+    worst = max(content["inputs"], key=content["inputs"].get)
+    content["inputs"][worst] += 1.0
+    content["activations"] += 1.0
+    file, output = tmp_path / "profile.json", tmp_path / "out.n730"
+    file.write_text(json.dumps(content))
+    for options, count in (("auto", 1), ("int8", 0)):
+        build(models, output, "--bpw", "3.2", "--profile", file, "--activations", options)
+        assert sum(b.kind is BufferKind.Q16 for b in read_package(output).program.buffers) == count
 
 
 def test_the_report_stands_alone(profile: tuple[Path, Path]) -> None:

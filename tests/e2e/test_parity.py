@@ -117,9 +117,17 @@ def test_only_rounding_is_lost(
     kind: str, precision: str, built: Built, models: Callable[[str], Path], tmp_path: Path
 ) -> None:
     """The runtime equals the interpreter run on the package's own dequantized weights (FP32 activations)."""
-    package = built(kind, precision)
+    package, ids = built(kind, precision), held_out_ids(301)
+    kl, _ = compare_logits(
+        on_stored_weights(package, models(kind), ids), runtime_logits(package, ids, tmp_path, "--trust")
+    )
+    assert kl.mean() <= 1e-3
+
+
+def on_stored_weights(package: Path, model: Path, ids: list[int]) -> np.ndarray:
+    """The interpreter's logits with FP32 activations."""
     content = read_package(package)
-    graph, checkpoint = load_model(models(kind))
+    graph, checkpoint = load_model(model)
     stored = {t.name: (i, t) for i, t in enumerate(content.program.tensors)}
 
     def weights(name: str) -> np.ndarray:
@@ -128,11 +136,7 @@ def test_only_rounding_is_lost(
             return checkpoint.tensor(name)
         return dequantize(tensor.format, content.tensor_bytes(index), tensor.rows, tensor.cols)
 
-    ids = held_out_ids(301)
-    kl, _ = compare_logits(
-        interpret(graph, np.asarray(ids), weights), runtime_logits(package, ids, tmp_path, "--trust")
-    )
-    assert kl.mean() <= 1e-3
+    return interpret(graph, np.asarray(ids), weights)
 
 
 @pytest.mark.parametrize("precision", ["bf16", "fp16", "int8", "int6", "int5", "int4", "nl4", "int3", "nl2", "int2"])
@@ -157,6 +161,16 @@ def test_an_int8_cache_loses_little(built: Built, tmp_path: Path) -> None:
     kl, same = compare_logits(runtime_logits(built("demo", "int8"), ids, tmp_path, "--trust"), logits)
     assert 0 < kl.mean() <= 5e-4
     assert same.mean() >= 0.98
+    assert np.array_equal(logits, runtime_logits(package, ids, tmp_path, "--kernels", "sse2", "--threads", "3"))
+
+
+def test_16_bit_activations_lose_next_to_nothing(built: Built, tmp_path: Path) -> None:
+    package = built("demo", "nl4", "--activations", "wide", "--kv", "fp32")
+    assert n730_exec("verify", package).returncode == 0
+    ids = held_out_ids(133)
+    logits = runtime_logits(package, ids, tmp_path, "--trust", "--threads", "2")
+    kl, _ = compare_logits(on_stored_weights(package, DEMO, ids), logits)
+    assert kl.mean() <= 1e-7
     assert np.array_equal(logits, runtime_logits(package, ids, tmp_path, "--kernels", "sse2", "--threads", "3"))
 
 

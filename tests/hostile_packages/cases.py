@@ -269,7 +269,7 @@ def _segments() -> Iterator[Case]:
 
 def _buffers() -> Iterator[Case]:
     for name, fields in {
-        "kind_unknown": {"kind": 2},
+        "kind_unknown": {"kind": 3},
         "scope_unknown": {"scope": 2},
         "of_no_width": {"width": 0},
         "of_four_billion_elements": {"width": NONE},
@@ -381,6 +381,13 @@ def _steps() -> Iterator[Case]:
     for step_op, lies in plain.items():
         for name, fields in lies.items():
             yield _edited(f"step_{step_op.name.lower()}_{name}", "E_STEP", Kind.STEPS, forge.step(step_op), **fields)
+    yield _edited(
+        "step_norm_writes_16_bits",
+        "E_STEP",
+        Kind.BUFFERS,
+        forge.record(Kind.STEPS, forge.step(op.RMS_NORM)).out,
+        kind=2,
+    )
     last = forge.count(Kind.STEPS) - 1
     body = forge.record(Kind.STEPS, head_first - 1).out
     yield _edited("step_body_writes_a_head_buffer", "E_STEP", Kind.STEPS, head_first - 1, out=logits)
@@ -651,6 +658,8 @@ def _card() -> Iterator[Case]:
         "comes_before_the_loads": (0, {"action": Action.CARD, "a": steps[0], "b": 1}),
     }.items():
         yield _edited(f"card_{name}", "E_PLAN", schedule, index, CARD, **fields)
+    operand = forge.record(Kind.STEPS, steps[0]).in0
+    yield _edited("card_reads_16_bits", "E_PLAN", Kind.BUFFERS, operand, CARD, kind=2)
     both = replace(STREAMED, card=1)
     inside = Forge(good(both))
     first = next(i for i in range(inside.count(schedule)) if inside.record(schedule, i).action == Action.CARD)
@@ -916,6 +925,7 @@ def accepted() -> Iterator[tuple[str, bytes]]:
         ("streamed", STREAMED),
         ("experts", EXPERTS),
         ("experts_in_ram", replace(EXPERTS, places=0)),
+        ("experts_of_16_bit_activations", replace(EXPERTS, wide=True)),
     ):
         yield name, good(shape)
     metas = {

@@ -35,6 +35,7 @@ shapes = st.builds(
     ffn=st.integers(1, 70),
     vocab=st.sampled_from([1, 16, 257, 300]),
     bias=st.booleans(),
+    wide=st.booleans(),
     tied=st.booleans(),
     split_silu=st.booleans(),
     images=st.sampled_from([(), (Isa.AVX2,), (Isa.SSE2, Isa.AVX2)]),

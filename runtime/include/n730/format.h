@@ -38,7 +38,7 @@ enum SectionKind : uint32_t {
 enum class Format : uint8_t { F32, F16, BF16, INT8, INT4, INT2, INT6, INT5, NL4, INT3, NL2 };
 constexpr uint8_t LAST_FORMAT = static_cast<uint8_t>(Format::NL2);
 enum class Layout : uint8_t { VECTOR, MATRIX };
-enum class BufferKind : uint8_t { F32, Q8 };
+enum class BufferKind : uint8_t { F32, Q8, Q16 };
 enum class Scope : uint8_t { BODY, HEAD };
 enum class Tier : uint8_t { RAM, STREAM, VRAM, ROWS, EXPERT };
 // Levels of CPUs, each of which holds all before it; then architectures of graphics cards.
@@ -112,7 +112,7 @@ struct Buffer {
     uint64_t token_bytes() const {
         if (kind == BufferKind::F32) return round_up(uint64_t(width) * 4, 64);
         const uint64_t padded = round_up(width, GROUP);
-        return round_up(padded + 8 * (padded / GROUP), 64);
+        return round_up(padded + 8 * (padded / GROUP), 64) * (kind == BufferKind::Q16 ? 2 : 1);
     }
 };
 
