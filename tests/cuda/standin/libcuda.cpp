@@ -6,17 +6,21 @@
  *     N730_CUDA_DRIVER   version (default 11040, that of R470)
  *     N730_CUDA_VRAM     bytes that can be allocated (default 2 GiB)
  *     N730_CUDA_DELAY    microseconds that each piece of work on a stream takes longer
+ *     N730_CUDA_TIMES    a file of lines NAME FIXED EACH EACH_TOKEN: kernels compute nothing, and they and copies (copy_up, copy_down) take a card's
+ *                        time on the clock, FIXED + units × max(EACH, tokens × EACH_TOKEN) seconds; a unit is a work item or a byte
  *     N730_CUDA_FAIL     name:n:code, the n-th call (from 1) of that name fails so; commas between several. A failing launch or
  *                        asynchronous copy fails when it runs, and like a lost device everything after it.
  * What a real driver leaves undefined ends the process with a message: memory that is not the device's, asynchronous copies
  * from memory that is not pinned, use of what was freed. */
 #include <dlfcn.h>
+#include <algorithm>
 #include <atomic>
 #include <chrono>
 #include <condition_variable>
 #include <cstdio>
 #include <cstdlib>
 #include <deque>
+#include <fstream>
 #include <functional>
 #include <map>
 #include <mutex>
@@ -45,18 +49,25 @@ std::string setting(const char *name, const char *otherwise) {
 struct Memory {
     std::mutex mutex;
     std::map<Pointer, size_t> device, pinned; /* start → bytes */
-    size_t used = 0, most = 0;
+    size_t used = 0, most = 0, copied = 0; /* bytes: allocated now, at most; brought to the device */
 };
+typedef std::chrono::steady_clock Clock;
+typedef std::chrono::nanoseconds Nanoseconds;
 struct Event {
-    std::atomic<bool> done{true};
-    std::chrono::steady_clock::time_point when{};
+    std::atomic<unsigned> asked{0}, reached{0}; /* times that it was recorded, and that a stream came to that */
+    std::atomic<Clock::time_point> when{};      /* the stream's time then */
+    bool done() const { return reached >= asked && Clock::now() >= when.load(); }
 };
 struct Stream {
     std::mutex mutex;
     std::condition_variable more, idle;
     std::deque<std::function<void()>> work;
     bool busy = false, stop = false;
+    Clock::time_point time{}; /* when what it has done is over */
     std::thread thread;
+};
+struct Times {
+    double fixed, each, each_token;
 };
 struct Module {
     void *library;
@@ -64,7 +75,7 @@ struct Module {
 };
 
 Memory memory;
-std::atomic<long long> busy{0}; /* nanoseconds that streams were at work, delays included */
+std::atomic<long long> busy{0}, computing{0}; /* nanoseconds that streams were at work, delays included; of it in kernels */
 std::atomic<int> lost{0}; /* the error that ended the device */
 std::mutex counts_mutex;
 std::map<std::string, int> counts;
@@ -107,6 +118,32 @@ void need_pinned(const void *p, size_t bytes, const char *what) {
     if (!inside(memory.pinned, reinterpret_cast<Pointer>(p), bytes)) die(std::string(what) + " from or to memory that is not pinned");
 }
 
+/* What N730_CUDA_TIMES says; empty: work takes the time that it takes here. */
+const std::map<std::string, Times> &times() {
+    static const std::map<std::string, Times> all = [] {
+        std::map<std::string, Times> read;
+        std::ifstream file(setting("N730_CUDA_TIMES", "/dev/null"));
+        std::string name;
+        for (Times t; file >> name >> t.fixed >> t.each >> t.each_token;) read[name] = t;
+        return read;
+    }();
+    return all;
+}
+/* What work takes on the clock of its stream; 0 without N730_CUDA_TIMES. */
+Nanoseconds modelled(const std::string &name, double units, double tokens) {
+    if (times().empty()) return {};
+    const auto found = times().find(name);
+    if (found == times().end()) die("N730_CUDA_TIMES has no " + name);
+    const Times &t = found->second;
+    return Nanoseconds((long long)(1e9 * (t.fixed + units * std::max(t.each, tokens * t.each_token))));
+}
+/* Whoever waits for a card that is still at work: nearly to the end asleep, then awake, as a driver does. */
+void wait_until(Clock::time_point when) {
+    const auto left = when - Clock::now();
+    if (left > std::chrono::microseconds(150)) std::this_thread::sleep_for(left - std::chrono::microseconds(120));
+    while (Clock::now() < when) std::this_thread::yield();
+}
+
 void serve(Stream *s) {
     std::unique_lock<std::mutex> hold(s->mutex);
     for (;;) {
@@ -117,25 +154,35 @@ void serve(Stream *s) {
         s->busy = true;
         hold.unlock();
         const int delay = atoi(setting("N730_CUDA_DELAY", "0").c_str());
-        const auto start = std::chrono::steady_clock::now();
+        const auto start = Clock::now();
         if (delay) std::this_thread::sleep_for(std::chrono::microseconds(delay));
         next();
-        busy += std::chrono::nanoseconds(std::chrono::steady_clock::now() - start).count();
+        if (times().empty()) {
+            s->time = Clock::now();
+            busy += Nanoseconds(s->time - start).count();
+        }
         hold.lock();
         s->busy = false;
         if (s->work.empty()) s->idle.notify_all();
     }
 }
-/* `work` runs unless the device is lost by then; `always` runs in any case. */
-void enqueue(Stream *s, std::function<void()> work) {
+/* `takes`: on the stream's clock, where that is modelled; the work itself is done at once, and whoever waits for it waits for the clock. */
+void enqueue(Stream *s, std::function<void()> work, Nanoseconds takes = {}) {
     if (!s) die("work on the default stream, which waits for all others");
+    const auto now = Clock::now();
     std::lock_guard<std::mutex> hold(s->mutex);
-    s->work.push_back(std::move(work));
+    s->work.push_back([=] {
+        work();
+        if (times().empty()) return;
+        s->time = std::max(s->time, now) + takes;
+        busy += takes.count();
+    });
     s->more.notify_one();
 }
 void drain(Stream *s) {
     std::unique_lock<std::mutex> hold(s->mutex);
     s->idle.wait(hold, [&] { return s->work.empty() && !s->busy; });
+    wait_until(s->time);
 }
 
 /* Bytes of an image: an ELF file to the end of its last section or section table, PTX to its zero. */
@@ -226,7 +273,8 @@ EXPORT Result cuCtxCreate_v2(void **context, unsigned, int) {
 EXPORT Result cuCtxDestroy_v2(void *) {
     if (getenv("N730_CUDA_REPORT")) {
         std::lock_guard<std::mutex> hold(memory.mutex);
-        fprintf(stderr, "stand-in libcuda: at most %zu bytes of VRAM, streams busy for %.6f s\n", memory.most, double(busy) / 1e9);
+        fprintf(stderr, "stand-in libcuda: at most %zu bytes of VRAM, streams busy for %.6f s, of it %.6f s in kernels, %zu bytes brought\n", memory.most,
+                double(busy) / 1e9, double(computing) / 1e9, memory.copied);
     }
     return SUCCESS;
 }
@@ -248,7 +296,7 @@ EXPORT Result cuMemAlloc_v2(Pointer *out, size_t bytes) {
     if (memory.used + bytes > strtoull(setting("N730_CUDA_VRAM", "2147483648").c_str(), nullptr, 10)) return OUT_OF_MEMORY;
     void *p = nullptr;
     if (posix_memalign(&p, 256, bytes)) return OUT_OF_MEMORY;
-    memset(p, 0xff, bytes); /* NaN: what was never written is seen */
+    memset(p, times().empty() ? 0xff : 0, bytes); /* NaN: what was never written is seen */
     *out = reinterpret_cast<Pointer>(p);
     memory.device[*out] = bytes;
     memory.used += bytes;
@@ -275,6 +323,18 @@ EXPORT Result cuMemFreeHost(void *p) {
     std::lock_guard<std::mutex> hold(memory.mutex);
     if (!memory.pinned.erase(reinterpret_cast<Pointer>(p))) die("cuMemFreeHost of what is not allocated");
     free(p);
+    return SUCCESS;
+}
+EXPORT Result cuMemHostRegister_v2(void *p, size_t bytes, unsigned) {
+    CHECK("cuMemHostRegister_v2");
+    if (reinterpret_cast<Pointer>(p) % 4096 || bytes == 0) return INVALID_VALUE;
+    std::lock_guard<std::mutex> hold(memory.mutex);
+    memory.pinned[reinterpret_cast<Pointer>(p)] = bytes;
+    return SUCCESS;
+}
+EXPORT Result cuMemHostUnregister(void *p) {
+    std::lock_guard<std::mutex> hold(memory.mutex);
+    if (!memory.pinned.erase(reinterpret_cast<Pointer>(p))) die("cuMemHostUnregister of what is not registered");
     return SUCCESS;
 }
 EXPORT Result cuStreamCreate(Stream **out, unsigned) {
@@ -304,42 +364,49 @@ EXPORT Result cuEventCreate(Event **out, unsigned) {
     return SUCCESS;
 }
 EXPORT Result cuEventDestroy_v2(Event *e) {
-    if (!e->done) die("cuEventDestroy while it is being recorded");
+    if (e->reached < e->asked) die("cuEventDestroy while it is being recorded");
     delete e;
     return SUCCESS;
 }
 EXPORT Result cuEventRecord(Event *e, Stream *s) {
     CHECK("cuEventRecord");
-    e->done = false;
-    enqueue(s, [e] {
-        e->when = std::chrono::steady_clock::now();
-        e->done = true;
+    const unsigned turn = ++e->asked;
+    enqueue(s, [=] {
+        e->when = times().empty() ? Clock::now() : s->time;
+        e->reached = turn;
     });
     return SUCCESS;
 }
 EXPORT Result cuEventQuery(Event *e) {
     CHECK("cuEventQuery");
-    return e->done ? lost.load() : NOT_READY;
+    return e->done() ? lost.load() : NOT_READY;
+}
+/* Until a stream has come to the `turn`-th record. */
+static void reach(const Event *e, unsigned turn) {
+    while (e->reached < turn) std::this_thread::sleep_for(std::chrono::microseconds(20));
 }
 EXPORT Result cuEventSynchronize(Event *e) {
     if (const int code = wanted("cuEventSynchronize")) return code;
-    while (!e->done) std::this_thread::sleep_for(std::chrono::microseconds(20));
+    reach(e, e->asked);
+    wait_until(e->when.load());
     return lost.load();
 }
 EXPORT Result cuEventElapsedTime(float *milliseconds, Event *from, Event *to) {
     CHECK("cuEventElapsedTime");
-    if (!from->done || !to->done) return NOT_READY;
-    *milliseconds = std::chrono::duration<float, std::milli>(to->when - from->when).count();
+    if (!from->done() || !to->done()) return NOT_READY;
+    *milliseconds = std::chrono::duration<float, std::milli>(to->when.load() - from->when.load()).count();
     return SUCCESS;
 }
 EXPORT Result cuStreamWaitEvent(Stream *s, Event *e, unsigned) {
     CHECK("cuStreamWaitEvent");
-    enqueue(s, [e] {
-        while (!e->done) std::this_thread::sleep_for(std::chrono::microseconds(20));
+    const unsigned turn = e->asked; /* later records are of no concern */
+    enqueue(s, [=] {
+        reach(e, turn);
+        s->time = std::max(s->time, e->when.load());
     });
     return SUCCESS;
 }
-static Result copy_later(const char *name, void *to, const void *from, size_t bytes, Stream *s) {
+static Result copy_later(const char *name, const char *kind, void *to, const void *from, size_t bytes, Stream *s) {
     if (const int code = lost.load()) return code;
     const int fails = wanted(name);
     enqueue(s, [=] {
@@ -348,18 +415,22 @@ static Result copy_later(const char *name, void *to, const void *from, size_t by
             lost = fails;
         else
             memcpy(to, from, bytes);
-    });
+    }, modelled(kind, double(bytes), 0));
     return SUCCESS;
 }
 EXPORT Result cuMemcpyHtoDAsync_v2(Pointer to, const void *from, size_t bytes, Stream *s) {
     need_device(to, bytes, "cuMemcpyHtoDAsync");
     need_pinned(from, bytes, "cuMemcpyHtoDAsync");
-    return copy_later("cuMemcpyHtoDAsync_v2", reinterpret_cast<void *>(to), from, bytes, s);
+    {
+        std::lock_guard<std::mutex> hold(memory.mutex);
+        memory.copied += bytes;
+    }
+    return copy_later("cuMemcpyHtoDAsync_v2", "copy_up", reinterpret_cast<void *>(to), from, bytes, s);
 }
 EXPORT Result cuMemcpyDtoHAsync_v2(void *to, Pointer from, size_t bytes, Stream *s) {
     need_device(from, bytes, "cuMemcpyDtoHAsync");
     need_pinned(to, bytes, "cuMemcpyDtoHAsync");
-    return copy_later("cuMemcpyDtoHAsync_v2", to, reinterpret_cast<const void *>(from), bytes, s);
+    return copy_later("cuMemcpyDtoHAsync_v2", "copy_down", to, reinterpret_cast<const void *>(from), bytes, s);
 }
 EXPORT Result cuModuleLoadData(Module **out, const void *image) {
     CHECK("cuModuleLoadData");
@@ -392,18 +463,25 @@ EXPORT Result cuLaunchKernel(const emulator::Entry *kernel, unsigned x, unsigned
     n730_cuda_call call;
     memcpy(&call, parameters[0], sizeof call);
     const int fails = wanted("cuLaunchKernel");
+    const Nanoseconds takes = modelled(kernel->name, call.end - call.begin, call.tokens);
     enqueue(s, [=] {
         if (lost.load()) return;
         if (fails) {
             lost = fails;
             return;
         }
+        if (!times().empty()) {
+            computing += takes.count();
+            return;
+        }
+        const auto start = Clock::now();
         try {
             kernel->run(&call, x, y, threads);
         } catch (const emulator::Fault &fault) {
             die(std::string(kernel->name) + ": " + fault.what());
         }
-    });
+        computing += Nanoseconds(Clock::now() - start).count();
+    }, takes);
     return SUCCESS;
 }
 EXPORT Result cuGetErrorName(int code, const char **name) {
