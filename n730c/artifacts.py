@@ -252,7 +252,7 @@ class Action(IntEnum):
     RUN = 2  # a: first step, b: count
     READ = 3  # a: segment, b: lead: it may begin when all reads more than b - 1 before it are released
     WAIT = 4  # a: segment
-    CARD = 5  # a: LINEAR step, b: its first tiles, which the graphics card computes
+    CARD = 5  # a: LINEAR step, b: its first tiles, which the graphics card computes, c: further ones, of batches only
 
 
 @dataclass(frozen=True)
@@ -289,6 +289,7 @@ class Plan:
     reads_in_flight: int = 1
     experts_offset: int = 0  # of the cache of experts, in the arena
     expert_places: int = 0  # each as large as the largest segment of tier EXPERT
+    card_batch: int = 0  # tokens at once from which on the card also computes what has to be brought to it; 0: never
 
     @property
     def ram_bytes(self) -> int:

@@ -22,6 +22,7 @@ from n730c.host import find_target
 from n730c.ir.core import Graph
 from n730c.package import read_package
 from n730c.passes import run_passes
+from n730c.passes.explain import explain_card
 from n730c.passes.lower import lower
 from n730c.passes.plan import Choice, Planner
 from n730c.passes.precision import AS_STORED, MIXED, PRECISIONS, kv_format
@@ -70,7 +71,7 @@ class Forecast:
             if self.choice
             else 0.0,  # that is counted on
             "device": self.choice.device if self.choice else "cpu",
-            "device_reason": self.planner.why(self.choice) if self.choice else "",
+            "device_reason": explain_card(self.planner, self.choice) if self.choice else "",
             "devices": self.planner.devices(self.choice) if self.choice else {},  # tokens/s
         }
 

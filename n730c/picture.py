@@ -9,6 +9,7 @@ from itertools import accumulate
 from n730c.artifacts import OVERHEAD, Plan, Program, Tier
 from n730c.page import divide, render
 from n730c.passes.card import CardUse, RoundCost
+from n730c.passes.explain import explain_card
 from n730c.passes.plan import Choice, Planner
 from n730c.report import show_size
 
@@ -59,7 +60,7 @@ def draw(title: str, planner: Planner, choice: Choice) -> str:
     summary = (
         f"{plan.decode_tokens_per_s:.2f} tokens/s, held up by {planner.limit(choice)}; "
         f"{show_size(plan.disk_bytes_per_token)} read from the disk a token; context {plan.context} tokens. "
-    ) + planner.why(choice)
+    ) + explain_card(planner, choice)
     return render(
         _PAGE,
         title=title,
@@ -73,7 +74,7 @@ def draw(title: str, planner: Planner, choice: Choice) -> str:
 
 
 def _lanes(planner: Planner, choice: Choice) -> list[_Lane]:
-    if choice.card is not None:
+    if choice.card is not None and not choice.streamed:
         return _card_lanes(planner, choice.card)
     timeline = planner.timeline(choice)
     end = max(s.end for s in timeline.runs)
@@ -86,6 +87,9 @@ def _lanes(planner: Planner, choice: Choice) -> list[_Lane]:
 
     disk = [bar(s.begin, s.end, f"segment {choice.streamed[s.index]}") for s in timeline.reads]
     ram, compute = [], []
+    if choice.card is not None:
+        both = [bar(s.begin, s.end, f"steps {s.index} to {s.index + s.count - 1}") for s in timeline.runs]
+        return [_Lane("disk", "disk", disk), _Lane("CPU, card", "compute", both)]
     for run in timeline.runs:
         costs = planner.decode_costs[run.index : run.index + run.count]
         name = f"steps {run.index} to {run.index + run.count - 1}"
@@ -102,7 +106,10 @@ def _card_lanes(planner: Planner, use: CardUse) -> list[_Lane]:
     scale = _WIDTH / sum(seconds)
     cpu: list[_Bar] = []
     card: list[_Bar] = []
+    inside = {i for steps in planner.card.rounds if steps[0] in rounds for i in steps[1:]}
     for i, (begin, took) in enumerate(zip(accumulate(seconds, initial=0.0), seconds, strict=False)):
+        if i in inside:
+            continue
         cost = rounds.get(i, RoundCost(0.0, took) if use.whole else RoundCost(took, 0.0))
         for bars, busy in ((cpu, cost.cpu), (card, cost.card)):
             if busy:

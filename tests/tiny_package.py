@@ -44,7 +44,7 @@ from n730c.chat_format import INTEGER_BIAS, ChatProgram, Op, write_chat
 from n730c.dtypes import GROUP, TILE_ROWS, Format, round_up
 from n730c.package import write_package
 from n730c.package.check_steps import FORMS
-from n730c.passes.card import rounds_of, rows_bytes, staging_bytes
+from n730c.passes.card_memory import rounds_of, vram_bytes
 from n730c.quant import encode
 from n730c.tokenizer_format import NO_ID, AddedToken, Kind, TokenFlag, TokenizerTables, write_tokenizer
 
@@ -91,8 +91,10 @@ class Shape:
     contexts: tuple[int, ...] = ()  # further, smaller plans
     window: int = 0  # of all attentions; 0: none
     card: int = 0  # tiles that a graphics card has of each matrix at most; -1: it has the whole program
+    crossing: int = 0  # further tiles, which are brought to it for batches of ``card_batch`` tokens
+    card_batch: int = 5
     vram: bool = False  # segments of which the card computes everything are nowhere else
-    slots: int = 0  # places in the ring that the layers are streamed through; 0: all in RAM
+    slots: int = 0  # places in the ring that layers are streamed through (with ``vram`` half of them); 0: all in RAM
     rows: bool = False  # the embedding is read by rows
     experts: int = 0  # instead of one gate_proj, up_proj and down_proj
     top_k: int = 2
@@ -306,7 +308,11 @@ def tiny_plan(program: Program, context: int, shape: Shape, tokenizer_bytes: int
     def of_expert(segment: Segment) -> bool:
         return program.tensors[segment.first_tensor].name.startswith("experts.")
 
-    streamed = [i for i, segment in enumerate(program.segments) if shape.slots and of_layers(segment)]
+    streamed = [
+        i
+        for i, segment in enumerate(program.segments)
+        if shape.slots and of_layers(segment) and not (shape.vram and i % 2)
+    ]
     slot = max((program.segments[i].size for i in streamed), default=0)
     ring = place(shape.slots * slot, PAGE)
     cached = [i for i, s in enumerate(program.segments) if shape.places and of_expert(s)]
@@ -314,11 +320,15 @@ def tiny_plan(program: Program, context: int, shape: Shape, tokenizer_bytes: int
     segment_of = {
         t: i for i, s in enumerate(program.segments) for t in range(s.first_tensor, s.first_tensor + s.tensor_count)
     }
-    taken = {}
-    for i in (i for steps in rounds_of(program) for i in steps if shape.card > 0):
+    taken, crossing = {}, {}
+    for i in (i for steps in rounds_of(program) for i in steps if shape.card > 0 or shape.crossing):
         step = program.steps[i]
         if not {segment_of[t] for t in (step.weight, step.bias) if t != NONE} & set(streamed):
-            taken[i] = min(shape.card, -(-program.tensors[step.weight].rows // TILE_ROWS))
+            tiles = -(-program.tensors[step.weight].rows // TILE_ROWS)
+            taken[i] = min(shape.card, tiles)
+            if i < program.head_first and min(shape.crossing, tiles - taken[i]):
+                crossing[i] = min(shape.crossing, tiles - taken[i])
+    taken = {i: tiles for i, tiles in taken.items() if tiles or i in crossing}
     others = {
         segment_of[t]
         for i, step in enumerate(program.steps)
@@ -363,10 +373,10 @@ def tiny_plan(program: Program, context: int, shape: Shape, tokenizer_bytes: int
         runs += [Event(Action.WAIT, segment) for segment in new]
         waited.update(new)
     arena = round_up(end, PAGE)
-    vram = rows_bytes(program, taken) + staging_bytes(program, taken, batch, head_batch)
+    cards = [Event(Action.CARD, i, tiles, crossing.get(i, 0)) for i, tiles in sorted(taken.items())]
     return Plan(
         arena_bytes=arena,
-        vram_bytes=arena + 4 * batch if shape.card < 0 else vram,
+        vram_bytes=arena + 4 * batch if shape.card < 0 else vram_bytes(program, taken, batch, head_batch, crossing),
         context=context,
         batch=batch,
         head_batch=head_batch,
@@ -374,7 +384,7 @@ def tiny_plan(program: Program, context: int, shape: Shape, tokenizer_bytes: int
         buffer_offsets=buffers,
         cache_offsets=caches,
         tokenizer_offset=tokenizer,
-        schedule=(*loads, *reads, *(Event(Action.CARD, i, tiles) for i, tiles in sorted(taken.items())), *runs),
+        schedule=(*loads, *reads, *cards, *runs),
         disk_bytes_per_token=sum(program.segments[i].size for i in streamed),
         decode_tokens_per_s=10.5,
         prefill_tokens_per_s=100.25,
@@ -384,6 +394,7 @@ def tiny_plan(program: Program, context: int, shape: Shape, tokenizer_bytes: int
         reads_in_flight=2,
         experts_offset=places,
         expert_places=shape.places if cached else 0,
+        card_batch=shape.card_batch if crossing else 0,
     )
 
 

@@ -29,6 +29,10 @@ def check_card(
         return PackageError("E_PLAN", f"plan {i}: {what}", expected=str(expected), found=str(found))
 
     cards = [event for event in events if event.action == Action.CARD]
+    crossing = any(event.c for event in cards)
+    if crossing != (plan.card_batch > 0) or plan.card_batch > plan.batch:
+        expected = f"1 … {plan.batch}" if crossing else 0
+        raise fail("tokens from which on weights are brought to the card", expected, plan.card_batch)
     whole = set()  # steps of which the card has all
     if not cards:
         if any(place.tier == Tier.VRAM for place in places):
@@ -42,10 +46,11 @@ def check_card(
         return
     rounds = _rounds(steps, head_first)
     wanted, before = 0, -1
+    place = 0  # for what is brought
     held: dict[int, int] = defaultdict(int)  # tiles by round
     for event in cards:
-        if event.zero or event.c or not before < event.a < len(steps):
-            raise fail("CARD", f"a step from {before + 1} to {len(steps) - 1}, c = 0", tuple(event))
+        if event.zero or not before < event.a < len(steps):
+            raise fail("CARD", f"a step from {before + 1} to {len(steps) - 1}", tuple(event))
         before = event.a
         step = steps[event.a]
         if event.a not in rounds:
@@ -54,22 +59,26 @@ def check_card(
             raise fail(f"CARD of step {event.a}", "one that reads no Q16 buffer", "one that does")
         weight = tensors[step.weight]
         tiles = -(-weight.rows // TILE_ROWS)
-        if not 1 <= event.b <= tiles:
-            raise fail(f"CARD of step {event.a}", f"1 … {tiles} tiles", event.b)
+        if not 1 <= event.b + event.c <= tiles:
+            raise fail(f"CARD of step {event.a}", f"1 … {tiles} tiles", f"{event.b} + {event.c}")
         tiers = {places[tensors[t].segment].tier for t in (step.weight, step.bias) if t != NONE}
         if tiers - {Tier.RAM, Tier.VRAM}:
             raise fail(f"CARD of step {event.a}", "weight and bias in RAM or VRAM", "another tier")
+        if event.c and (event.a >= head_first or Tier.VRAM in tiers):
+            raise fail(f"CARD of step {event.a}", "c = 0 in the head and of what is in VRAM", event.c)
         if event.b == tiles:
             whole.add(event.a)
-        wanted += round_up(event.b * matrix_bytes(Format(weight.format), TILE_ROWS, weight.cols), _ALIGN)
+        tile = matrix_bytes(Format(weight.format), TILE_ROWS, weight.cols)
+        wanted += round_up(event.b * tile, _ALIGN)
+        place = max(place, round_up(event.c * tile, _ALIGN))
         wanted += 0 if step.bias == NONE else round_up(4 * weight.rows, _ALIGN)
-        held[rounds[event.a]] += event.b
+        held[rounds[event.a]] += event.b + event.c
     for j, step in enumerate(steps):
         for t in (step.weight, step.bias):
             if t != NONE and places[tensors[t].segment].tier == Tier.VRAM and j not in whole:
                 raise fail(f"step {j}, which uses VRAM", "all its tiles on the card", "others")
     tokens = {first: plan.batch if first < head_first else plan.head_batch for first in held}
-    wanted += round_up(max(n * buffers[steps[first].in0].token_bytes for first, n in tokens.items()), _ALIGN)
+    wanted += 2 * place + round_up(max(n * buffers[steps[first].in0].token_bytes for first, n in tokens.items()), _ALIGN)
     wanted += round_up(max(n * 4 * TILE_ROWS * held[first] for first, n in tokens.items()), _ALIGN)
     if plan.vram_bytes != wanted:
         raise fail("VRAM bytes", wanted, plan.vram_bytes)

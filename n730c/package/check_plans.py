@@ -155,7 +155,7 @@ def _check_numbers(i: int, plan: PlanRecord) -> None:
         raise _fail(i, "the cache of experts", f"at most {MAX_PLACES} places at a multiple of 4096", plan.expert_places)
     if plan.experts_offset and not plan.expert_places:
         raise _fail(i, "offset of no experts", 0, plan.experts_offset)
-    if plan.zero or any(plan.zeros):
+    if any(plan.zeros):
         raise _fail(i, "reserved bytes", "zeros")
     if not 1 <= plan.context <= MAX_DIM:
         raise _fail(i, "context", f"1 … {MAX_DIM}", plan.context)

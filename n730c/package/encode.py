@@ -121,7 +121,7 @@ def _plan_table(plans: Sequence[Plan]) -> bytes:
     first = 0
     for p in plans:
         table += lay.PLAN.pack(
-            *(p.arena_bytes, p.vram_bytes, p.context, p.batch, p.head_batch, 0, p.tokenizer_offset),
+            *(p.arena_bytes, p.vram_bytes, p.context, p.batch, p.head_batch, p.card_batch, p.tokenizer_offset),
             *(first, len(p.schedule), p.disk_bytes_per_token),
             *(p.decode_tokens_per_s, p.prefill_tokens_per_s, p.first_token_s),
             *(p.disk_bytes_per_s, p.read_bytes, p.reads_in_flight, p.experts_offset, p.expert_places, bytes(20)),

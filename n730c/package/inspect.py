@@ -63,6 +63,7 @@ def describe(package: Package) -> dict[str, Any]:
                 "context": p.context,
                 "batch": p.batch,
                 "head_batch": p.head_batch,
+                "card_batch": p.card_batch,
                 "cache_bytes": sum(c.size(p.context, p.batch) for c in program.caches),
                 "disk_bytes_per_token": p.disk_bytes_per_token,
                 "decode_tokens_per_s": p.decode_tokens_per_s,

@@ -146,7 +146,7 @@ class PlanRecord(NamedTuple):
     context: int
     batch: int
     head_batch: int
-    zero: int
+    card_batch: int
     tokenizer_offset: int
     first_event: int
     event_count: int

@@ -172,6 +172,7 @@ def _plans(sections: dict[Kind, bytes], program: Program) -> tuple[Plan, ...]:
             reads_in_flight=p.reads_in_flight,
             experts_offset=p.experts_offset,
             expert_places=p.expert_places,
+            card_batch=p.card_batch,
         )
         plans.append(plan)
     return tuple(plans)

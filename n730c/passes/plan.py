@@ -4,12 +4,15 @@ What can be chosen is few: how many segments of the body are streamed from the d
 ring of how many slots, and whether the embedding is read by rows. Every choice has a memory size and, by simulation,
 a time a token. Of all that fit the budget the fastest is taken, exactly (branch and bound); since a larger budget
 only adds choices, more memory never makes a plan slower. The head and what EMBED shares with it stay in RAM: a byte
-of them saves as much reading as any other. Where nothing is streamed, a graphics card may take part (``card.py``).
+of them saves as much reading as any other.
+
+A graphics card may take part (``card.py``): where nothing is streamed it takes what makes the token shortest; where
+the disk is read, it holds segments that need neither RAM nor reading then.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import product
@@ -32,7 +35,7 @@ from n730c.errors import BudgetExceeded
 from n730c.passes.card import LEAST_GAIN, CardModel, CardUse
 from n730c.passes.cost import StepCost, arriving_seconds, expert_shares, read_seconds, row_read_bytes, step_costs
 from n730c.passes.memory import buffer_offsets
-from n730c.passes.ring import slots_and_leads
+from n730c.passes.ring import slots_and_leads, spread
 from n730c.passes.simulate import Read, Timeline, simulate
 from n730c.target import Target
 
@@ -44,7 +47,8 @@ RUNS = (1, 4, 16)  # streamed segments in a row: a disk that seeks slowly wants 
 SLOW_SEEK = 1 << 20  # bytes that the disk could read in the time of a seek, from which on that counts
 LEAST_CONTEXT = 256  # tokens; less is taken only if asked for
 MOST_COUNTS = 128  # numbers of streamed segments that are looked at
-MOST_PLANS = 24  # in one package
+MOST_PLANS = 24  # in one package, without a card
+CARD_LADDER = 3  # of their memory sizes every third also gets a plan with a card, where that pays
 MOST_PLACES = 32  # numbers of places for experts that are looked at
 FEW_PLACES = 2  # of these, beside a ring
 
@@ -77,8 +81,11 @@ class _Candidate:
     choice: Choice
 
     @property
-    def rank(self) -> tuple[float, int, int]:
+    def rank(self) -> _Rank:
         return self.bound, self.disk_bytes, self.arena_bytes
+
+
+_Rank = tuple[float, int, int]
 
 
 @dataclass(frozen=True)
@@ -96,6 +103,8 @@ class Planner:
     head_batch: int = HEAD_BATCH
     card_steps: frozenset[int] = frozenset()
     _timelines: dict[tuple[Choice, int], Timeline] = field(default_factory=dict, compare=False, repr=False)
+    _beside: dict[CardUse, tuple[_Candidate, ...]] = field(default_factory=dict, compare=False, repr=False)
+    _alone: dict[int, Choice | None] = field(default_factory=dict, compare=False, repr=False)
 
     # ---- what the program allows ----
 
@@ -210,14 +219,21 @@ class Planner:
     def _prefill_costs(self) -> tuple[StepCost, ...]:
         return step_costs(self.program, self.target, self.context, self._batch)
 
-    def _steps(self, streamed: Sequence[int], rows: int | None, tokens: int) -> tuple[float, ...]:
-        steps = [c.seconds for c in (self.decode_costs if tokens == 1 else self._prefill_costs)]
+    def _steps(self, card: CardUse | None, streamed: Sequence[int], rows: int | None, tokens: int) -> list[float]:
+        if card is None:
+            steps = [c.seconds for c in (self.decode_costs if tokens == 1 else self._prefill_costs)]
+        else:
+            assert self.card is not None
+            steps = list(self.card.step_seconds(card, tokens))
         for i in streamed:
             steps[self.uses[i][0]] += arriving_seconds(self.program.segments[i].size, self.target)
         if rows is not None:
-            reading = row_read_bytes(self.program, rows) / self.target.disk_bytes_per_s
-            steps[self.uses[rows][0]] += tokens * (self.target.disk_seek_s + reading)
-        return tuple(steps)
+            steps[self.uses[rows][0]] += tokens * self._row_seconds(rows)
+        return steps
+
+    def _row_seconds(self, rows: int) -> float:
+        """Of one row of the embedding, from the disk."""
+        return self.target.disk_seek_s + row_read_bytes(self.program, rows) / self.target.disk_bytes_per_s
 
     def _expert_reads(self, tokens: int) -> list[tuple[int, float]]:
         """First steps of experts, and the seconds that reading it takes in a pass on average if none is kept."""
@@ -251,10 +267,7 @@ class Planner:
         if key not in self._timelines:
             ring = self._ring(choice)
             assert ring is not None
-            steps = list(self._steps(choice.streamed, choice.rows, tokens))
-            if choice.card is not None:
-                assert self.card is not None
-                steps = list(self.card.step_seconds(choice.card, tokens))
+            steps = self._steps(choice.card, choice.streamed, choice.rows, tokens)
             if choice.experts is not None:
                 for step, seconds in self._expert_reads(tokens):
                     steps[step] += self.missed(choice.experts) * seconds
@@ -267,11 +280,11 @@ class Planner:
 
     def limit(self, choice: Choice) -> str:
         """What holds decoding up: ``disk``, ``RAM``, ``compute`` or, where the card is at work, ``VRAM``."""
-        if choice.card is not None:
-            return "VRAM" if choice.card.whole else "RAM and VRAM"
         timeline = self.timeline(choice)
         if timeline.waited + self.missed(choice.experts) * self._expert_seconds > timeline.period / 2:
             return "disk"
+        if choice.card is not None:
+            return "VRAM" if choice.card.whole else "RAM and VRAM"
         reading = sum(c.reading for c in self.decode_costs if c.reading >= c.computing)
         return "RAM" if reading > sum(c.seconds for c in self.decode_costs) / 2 else "compute"
 
@@ -288,27 +301,43 @@ class Planner:
 
     # ---- choosing ----
 
-    def _streamed_sets(self) -> Iterator[tuple[int, ...]]:
+    def _streamed_sets(self, streamable: Sequence[int]) -> Iterator[tuple[int, ...]]:
         yield ()
         seeks_slowly = self.target.disk_seek_s * self.target.disk_bytes_per_s >= SLOW_SEEK
         for run in RUNS if seeks_slowly else (1,):
-            chunks = [self.streamable[i : i + run] for i in range(0, len(self.streamable), run)]
+            chunks = [tuple(streamable[i : i + run]) for i in range(0, len(streamable), run)]
             counts = {-(-len(chunks) * j // MOST_COUNTS) for j in range(1, MOST_COUNTS + 1)}
             for wanted in sorted(counts - {0}):
-                yield tuple(i for chunk in _spread(chunks, wanted) for i in chunk)
+                yield tuple(i for chunk in spread(chunks, wanted) for i in chunk)
 
     @cached_property
     def _candidates(self) -> tuple[_Candidate, ...]:
-        """All choices, the most promising first."""
+        """All choices without the card, the most promising first."""
+        return self._sorted_candidates(None)
+
+    def _candidates_beside(self, card: CardUse) -> tuple[_Candidate, ...]:
+        """All choices in which the card does that, likewise."""
+        if card not in self._beside:
+            self._beside[card] = self._sorted_candidates(card)
+        return self._beside[card]
+
+    def _sorted_candidates(self, card: CardUse | None) -> tuple[_Candidate, ...]:
         found = {}
-        for streamed in self._streamed_sets():
-            reading = sum(r.seconds for r in self._reads(streamed, [1] * len(streamed)))
+        held = set(card.segments if card else ())
+        computing = sum(self._steps(card, (), None, 1))
+        for streamed in self._streamed_sets([i for i in self.streamable if i not in held]):
+            sizes = [self.program.segments[i].size for i in streamed]
+            gaps = sum(before != i - 1 for before, i in zip((*streamed[-1:], *streamed), streamed, strict=False))
+            reading = sum(sizes) / self.target.disk_bytes_per_s + gaps * self.target.disk_seek_s
+            arriving = arriving_seconds(sum(sizes), self.target)
             for rows, experts in product(dict.fromkeys((None, self.row_segment)), self._expert_places(bool(streamed))):
-                steps = sum(self._steps(streamed, rows, 1)) + self.missed(experts) * self._expert_seconds
-                bound = _comparable(max(reading, steps))
+                steps = computing + arriving + (0.0 if rows is None else self._row_seconds(rows))
+                bound = _comparable(max(reading, steps + self.missed(experts) * self._expert_seconds))
+                choice = Choice(streamed, 0, rows, experts, card)
+                disk, arena = self.disk_bytes(choice), self.arena_bytes(choice)
                 for slots in (s for s in SLOTS if s <= len(streamed)) if streamed else (0,):
-                    choice = Choice(streamed, slots, rows, experts)
-                    found[choice] = _Candidate(bound, self.disk_bytes(choice), self.arena_bytes(choice), choice)
+                    choice = replace(choice, slots=slots)
+                    found[choice] = _Candidate(bound, disk, arena + slots * max(sizes, default=0), choice)
         return tuple(sorted(found.values(), key=lambda c: c.rank))
 
     def _expert_places(self, streams: bool) -> list[int | None]:
@@ -328,56 +357,51 @@ class Planner:
 
     @cached_property
     def card_choices(self) -> tuple[Choice, ...]:
-        """The ways to use the card, fastest first, whether they pay or not."""
+        """The ways to use the card without the disk, fastest first, whether they pay or not."""
         uses = self.card.uses(self.arena_bytes(self.resident)) if self.card else ()
         return tuple(sorted((replace(self.resident, card=use) for use in uses), key=lambda c: self.timeline(c).period))
 
     @cached_property
     def paying_choices(self) -> tuple[Choice, ...]:
         """Those that gain enough over the CPU alone."""
+        return tuple(filter(self._pays, self.card_choices))
 
-        def pays(choice: Choice) -> bool:
-            alone = self.best_on_cpu(self.arena_bytes(choice))
-            return alone is None or self.timeline(choice).period * LEAST_GAIN <= self.timeline(alone).period
+    def _pays(self, choice: Choice) -> bool:
+        """Whether it gains enough over the CPU alone in the same memory."""
+        alone = self.best_on_cpu(self.arena_bytes(choice))
+        return alone is None or self.timeline(choice).period * LEAST_GAIN <= self.timeline(alone).period
 
-        return tuple(filter(pays, self.card_choices))
+    def _floor(self, card: CardUse, arena_bytes: int) -> float:
+        """Seconds a token that no choice with these segments in VRAM gets below: for computing, for reading others."""
+        assert self.card is not None
+        elsewhere = {*card.segments, *self.expert_segments, *(() if self.row_segment is None else (self.row_segment,))}
+        needed = sum(s.size for i, s in enumerate(self.program.segments) if i not in elsewhere)
+        reading = (needed + self._fixed_bytes - arena_bytes) / self.target.disk_bytes_per_s
+        return max(reading, sum(self.card.step_seconds(card, 1)))
+
+    def best_beside_disk(self, arena_bytes: int, limit: Choice) -> Choice | None:
+        """The fastest with segments in VRAM only and others from the disk, if it pays and is faster than ``limit``."""
+        if self.card is None:
+            return None
+        best: _Rank = (_comparable(self.timeline(limit).period), 0, 0)
+        found = None
+        floors = [(self._floor(card, arena_bytes), -i, card) for i, card in enumerate(self.card.parts)]
+        for floor, _, card in sorted(floors, key=lambda f: f[:2]):
+            if floor >= best[0]:
+                break
+            best, better = self._fastest(self._candidates_beside(card), arena_bytes, best, self._pays)
+            found = better or found
+        return found
 
     def devices(self, choice: Choice) -> dict[str, float]:
         """Tokens a second of each way to compute in the memory that ``choice`` takes, the fastest of each kind."""
-        speeds = {choice.device: 1 / self.timeline(choice).period}
+        speeds: dict[str, float] = {}
         arena = self.arena_bytes(choice)
         ways = [way for way in self.card_choices if self.arena_bytes(way) <= arena]
         alone = self.best_on_cpu(arena)
-        for way in reversed([*ways, *([alone] if alone else [])]):  # of one kind the fastest stays
-            speeds[way.device] = 1 / self.timeline(way).period
+        for way in [choice, *ways, *([alone] if alone else [])]:
+            speeds[way.device] = max(speeds.get(way.device, 0.0), 1 / self.timeline(way).period)
         return {name: speeds[name] for name in ("cpu", "gpu", "split") if name in speeds}
-
-    def why(self, choice: Choice) -> str:
-        """Why ``choice`` uses the graphics card as it does, in one line; empty where the target has none."""
-        if not self.target.vram_bytes:
-            return ""
-        if self.target.gpu is None:
-            return "the card is not used: the target does not say how it computes"
-        if self.target.gpu_arch is None:
-            return (
-                f"the card is not used: no compiler makes kernels for {self.target.gpu.arch}, which is older than sm_35"
-            )
-        if self.card is None:
-            return "the card is not used: none of the steps has a kernel for it"
-        speeds = self.devices(choice)
-        rates = ", ".join(f"{name} {speed:.1f}" for name, speed in speeds.items())
-        if choice.card is None:
-            if set(speeds) == {"cpu"}:
-                return "the card is not used: RAM and VRAM hold too little of the model"
-            return f"the card is not used: it does not pay (tokens/s: {rates})"
-        cpu, card = self.card.busy(choice.card)
-        held = f"{choice.card.vram_bytes / 2**20:.0f} MiB of VRAM"
-        if choice.card.segments:
-            only = sum(self.program.segments[i].size for i in choice.card.segments)
-            held += f" ({only / 2**20:.0f} of weights that are nowhere else)"
-        if choice.card.whole:
-            return f"the card computes everything, in {held} (tokens/s: {rates})"
-        return f"rows are split between both: {held}, CPU busy {cpu:.0%}, card {card:.0%} (tokens/s: {rates})"
 
     def best(self, arena_bytes: int) -> Choice | None:
         """The fastest choice whose arena takes at most so much, with the card if that pays."""
@@ -385,22 +409,34 @@ class Planner:
         if alone is None:
             return None  # whoever has no card must be able to run the package, too
         fitting = [choice for choice in self.paying_choices if self.arena_bytes(choice) <= arena_bytes]
-        return min((*fitting, alone), key=lambda choice: self.timeline(choice).period)
+        best = min((*fitting, alone), key=lambda choice: self.timeline(choice).period)
+        return self.best_beside_disk(arena_bytes, best) or best
 
     def best_on_cpu(self, arena_bytes: int) -> Choice | None:
         """The fastest without the card; of equals the one that reads and takes least."""
-        best: tuple[float, int, int] | None = None
+        if arena_bytes not in self._alone:
+            self._alone[arena_bytes] = self._fastest(self._candidates, arena_bytes)[1]
+        return self._alone[arena_bytes]
+
+    def _fastest(
+        self,
+        candidates: Iterable[_Candidate],
+        arena_bytes: int,
+        best: _Rank = (float("inf"), 0, 0),
+        fits: Callable[[Choice], bool] = lambda choice: True,
+    ) -> tuple[_Rank, Choice | None]:
+        """The best rank and its choice among candidates that are better than ``best``; None: there is none."""
         chosen = None
-        for candidate in self._candidates:
-            if best is not None and candidate.rank >= best:
+        for candidate in candidates:
+            if candidate.rank >= best:
                 break  # simulated time is never below the bound
             choice = candidate.choice
             if candidate.arena_bytes > arena_bytes or self._ring(choice) is None:
                 continue
             rank = (_comparable(self.timeline(choice).period), candidate.disk_bytes, candidate.arena_bytes)
-            if best is None or rank < best:
+            if rank < best and fits(choice):
                 best, chosen = rank, choice
-        return chosen
+        return best, chosen
 
     @cached_property
     def least_arena(self) -> int:
@@ -410,7 +446,7 @@ class Planner:
     def plans(self, ram_bytes: int) -> tuple[Plan, ...]:
         """The best plan for ``ram_bytes`` (the whole process) and plans for less memory, largest first.
 
-        Those with the graphics card are in front of those without, and each is faster than all of these.
+        Those with the graphics card are in front of those without, and each is faster than what these do in its memory.
         Raises BudgetExceeded if nothing fits; the message says what would.
         """
         room = (ram_bytes - OVERHEAD) // PAGE * PAGE
@@ -421,18 +457,36 @@ class Planner:
         ladder = [least + (top - least) * i // (MOST_PLANS - 1) for i in range(MOST_PLANS - 1)]
         chosen = {self.arena_bytes(c): c for c in (*map(self.best_on_cpu, ladder), first) if c is not None}
         on_cpu = [chosen[size] for size in sorted(chosen, reverse=True)]
-        return tuple(map(self.plan, (*self._with_card(room, self.timeline(first).period), *on_cpu)))
+        return tuple(map(self.plan, (*self._with_card(room, on_cpu), *on_cpu)))
 
-    def _with_card(self, arena_bytes: int, period: float) -> list[Choice]:
-        """Choices with the card that beat ``period``, largest arena first; of smaller ones none that is slower."""
-        all_in_ram = self.arena_bytes(self.resident)
+    def _with_card(self, arena_bytes: int, on_cpu: Sequence[Choice]) -> list[Choice]:
+        """Choices with the card, largest arena first; ``on_cpu``: those without, likewise.
+
+        The runtime takes the first that fits: so each is faster than whatever runs without a card in less memory than
+        the one before it takes.
+        """
+        best = self.best(arena_bytes)
+        if best is None or best.card is None:
+            return []
+        all_in_ram, period = self.arena_bytes(self.resident), self.timeline(on_cpu[0]).period
         kept: list[Choice] = []
         for choice in sorted(self.paying_choices, key=lambda c: (self.arena_bytes(c), self.timeline(c).period)):
             size, mine = self.arena_bytes(choice), self.timeline(choice).period
             faster = not kept or mine < min(self.timeline(c).period for c in kept)
-            if size <= arena_bytes and mine < period and (faster or size == all_in_ram):
+            if size <= self.arena_bytes(best) and mine < period and (faster or size == all_in_ram):
                 kept.append(choice)
-        return sorted(kept, key=lambda c: (-self.arena_bytes(c), self.timeline(c).period))
+        kept.sort(key=lambda c: (-self.arena_bytes(c), self.timeline(c).period))
+        if best not in kept:
+            kept.insert(0, best)
+        for alone in on_cpu[::CARD_LADDER]:
+            least = self.arena_bytes(kept[-1])
+            smaller = [c for c in on_cpu if self.arena_bytes(c) < least]
+            if alone not in smaller:
+                continue
+            beside = self.best_beside_disk(self.arena_bytes(alone), smaller[0])
+            if beside is not None:
+                kept.append(beside)
+        return kept
 
     def _too_small(self, ram_bytes: int) -> BudgetExceeded:
         caches = sum(c.size(self.context, self._batch) for c in self.program.caches)
@@ -448,8 +502,16 @@ class Planner:
 
     # ---- writing it down ----
 
+    def with_batches(self, choice: Choice) -> Choice:
+        """``choice`` with what the card does for batches of prompt tokens beyond what it does for one."""
+        if choice.card is None or self.card is None:
+            return choice
+        in_ram = set(range(len(self.program.segments))) - self._away(choice)
+        return replace(choice, card=self.card.with_crossing(choice.card, in_ram))
+
     def plan(self, choice: Choice) -> Plan:
         """The plan of one choice."""
+        choice = self.with_batches(choice)
         ring = self._ring(choice)
         assert ring is not None
         turns, leads = ring
@@ -504,13 +566,15 @@ class Planner:
             reads_in_flight=self.target.disk_reads_in_flight,
             experts_offset=experts_offset,
             expert_places=choice.experts or 0,
+            card_batch=choice.card.card_batch if choice.card else 0,
         )
 
     def _schedule(self, choice: Choice, leads: Sequence[int]) -> tuple[Event, ...]:
         away = self._away(choice)
         loads = [Event(Action.LOAD, i) for i in range(len(self.program.segments)) if i not in away]
         reads = [Event(Action.READ, i, lead) for i, lead in zip(choice.streamed, leads, strict=True)]
-        runs = [Event(Action.CARD, step, tiles) for step, tiles in (choice.card.tiles if choice.card else ())]
+        held, crossing = (dict(choice.card.tiles), dict(choice.card.crossing)) if choice.card else ({}, {})
+        runs = [Event(Action.CARD, i, held.get(i, 0), crossing.get(i, 0)) for i in sorted({*held, *crossing})]
         at = 0
         for i in choice.streamed:
             first = self.uses[i][0]
@@ -528,12 +592,6 @@ def fit_context(program: Program, longest: int, ram_bytes: int) -> int:
     while context > LEAST_CONTEXT and sum(c.size(context, BATCH) for c in program.caches) > ram_bytes // 4:
         context = max(LEAST_CONTEXT, context // 2)
     return min(context, longest)
-
-
-def _spread(chunks: Sequence[tuple[int, ...]], wanted: int) -> list[tuple[int, ...]]:
-    """``wanted`` of the chunks, as evenly as can be."""
-    total = len(chunks)
-    return [chunk for j, chunk in enumerate(chunks) if (j + 1) * wanted // total > j * wanted // total]
 
 
 def _comparable(seconds: float) -> float:

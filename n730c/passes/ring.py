@@ -1,10 +1,18 @@
-"""Where streamed segments go in the ring, and how far each may be read ahead."""
+"""Which segments are streamed, where they go in the ring, and how far each may be read ahead."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TypeVar
 
 MOST_LEAD = 64  # FORMAT.md, SCHEDULE
+_T = TypeVar("_T")
+
+
+def spread(items: Sequence[_T], wanted: int) -> tuple[_T, ...]:
+    """``wanted`` of the items, as evenly as can be."""
+    total = len(items)
+    return tuple(item for j, item in enumerate(items) if (j + 1) * wanted // total > j * wanted // total)
 
 
 def slots_and_leads(

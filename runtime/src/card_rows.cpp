@@ -34,8 +34,17 @@ CardRows::CardRows(const Package &package, size_t plan, std::unique_ptr<Cuda> cu
 }
 
 CardRows::~CardRows() {
-    if (stream_ != nullptr) cuda_->destroy(stream_);
-    if (done_ != nullptr) cuda_->destroy(done_);
+    for (CudaStream stream : {bringing_, stream_}) {
+        if (stream == nullptr) continue;
+        try {
+            cuda_->wait(stream);
+        } catch (const Error &) { // said before
+        }
+        cuda_->destroy(stream);
+    }
+    for (CudaEvent event : {done_, arrived_[0], arrived_[1], used_[0], used_[1]})
+        if (event != nullptr) cuda_->destroy(event);
+    if (pinned_ != nullptr) cuda_->unpin(pinned_);
     for (uint8_t *memory : {staging_, in_, result_})
         if (memory != nullptr) cuda_->release_pinned(memory);
     if (vram_ != 0) cuda_->release(vram_);
@@ -47,11 +56,15 @@ void CardRows::prepare(CudaModule module) {
     in_ = static_cast<uint8_t *>(cuda_->allocate_pinned(layout_.result - layout_.in));
     result_ = static_cast<uint8_t *>(cuda_->allocate_pinned(layout_.bytes - layout_.result));
     for (const CardShare &share : package_.cards[plan_index_]) {
+        if (share.crossing > 0) crossing_.push_back(static_cast<uint32_t>(functions_.size()));
         const Tensor &weight = package_.tensors[package_.steps[share.step].weight];
         Functions functions;
         for (int v = 0; v < LINEAR_VARIANTS; ++v) functions.by_columns[v] = linear_kernel(*cuda_, module, weight, v);
         functions_.push_back(functions);
     }
+    if (crossing_.empty()) return;
+    bringing_ = cuda_->stream();
+    for (CudaEvent *event : {&arrived_[0], &arrived_[1], &used_[0], &used_[1]}) *event = cuda_->event();
 }
 
 // fn(share, whether it is the bias, the tensor, how many of its bytes the card has) for all that the card has.
@@ -74,11 +87,32 @@ template <class Work> void CardRows::guarded(Work work) {
     }
 }
 
-void CardRows::load(const uint8_t *arena) {
+void CardRows::load(uint8_t *arena) {
     guarded([&] { staging_ = static_cast<uint8_t *>(cuda_->allocate_pinned(STAGING)); });
     if (needed()) guarded([&] { bring_from_file(); });
     guarded([&] { bring_from(arena); });
     if (needed() && failed()) std::rethrow_exception(failure_);
+    if (!failed() && !crossing_.empty()) pin(arena);
+}
+
+// All segments from which rows are brought for batches. Without that the CPU has these rows.
+void CardRows::pin(uint8_t *arena) {
+    uint64_t begin = ~uint64_t(0), end = 0;
+    for (const uint32_t i : crossing_) {
+        const uint32_t segment = package_.tensors[package_.steps[share(i).step].weight].segment;
+        const uint64_t at = package_.placement(plan_index_, segment).offset;
+        begin = std::min(begin, at);
+        end = std::max(end, at + package_.segments[segment].size);
+    }
+    try {
+        cuda_->pin(arena + begin, end - begin);
+    } catch (const Error &error) {
+        say(std::string(error.what()) + " Prompts are computed without bringing weights to the card.");
+        return;
+    }
+    arena_ = arena;
+    pinned_ = arena + begin;
+    crosses_ = true;
 }
 
 // Bytes that begin `at` bytes into the tensor, through the staging memory, in which they may be already.
@@ -117,27 +151,59 @@ void CardRows::begin(size_t round, const n730_call &first) {
     guarded([&] { ask(layout_.rounds[round], first); });
 }
 
+void CardRows::launch(const CardLayout::Round &round, uint32_t i, const n730_call &first, uint64_t weight, uint32_t begin, uint32_t end) {
+    const auto at = [&](uint64_t offset) { return reinterpret_cast<unsigned char *>(vram_ + offset); };
+    const bool batch = crosses(first.tokens);
+    const int variant = linear_variant(first.tokens);
+    n730_cuda_call call{};
+    call.in[0] = at(layout_.in);
+    call.in_stride[0] = first.in_stride[0];
+    call.out = at(layout_.result + layout_.shares[i].column[batch]);
+    call.out_stride = int64_t(round.result_token_bytes[batch]);
+    call.weight = at(weight);
+    if (package_.steps[share(i).step].bias != NONE) call.bias = at(layout_.shares[i].bias);
+    call.tokens = int(first.tokens);
+    call.context = 1;
+    call.begin = int(begin);
+    call.end = int(end);
+    cuda_->launch(functions_[i].by_columns[variant], uint32_t(ceil_div(uint64_t(first.tokens), LINEAR_COLUMNS[variant])),
+                  uint32_t(ceil_div(end - begin, LINEAR_TILES)), LINEAR_THREADS, &call, stream_);
+}
+
+// Brings the rows that come next to one of two places in turn: while those in the other are multiplied.
+void CardRows::bring_next() {
+    const uint64_t turn = brought_ % 2;
+    const uint32_t i = crossing_[size_t(brought_ % crossing_.size())];
+    const Tensor &weight = package_.tensors[package_.steps[share(i).step].weight];
+    const uint64_t tile = matrix_bytes(weight.format, TILE_ROWS, weight.cols);
+    const uint64_t from = package_.placement(plan_index_, weight.segment).offset + weight.offset + share(i).tiles * tile;
+    if (brought_ >= 2) cuda_->wait(bringing_, used_[turn]);
+    cuda_->copy_to_device(vram_ + layout_.place[turn], arena_ + from, share(i).crossing * tile, bringing_);
+    cuda_->record(arrived_[turn], bringing_);
+    ++brought_;
+}
+
 void CardRows::ask(const CardLayout::Round &round, const n730_call &first) {
+    const bool batch = crosses(first.tokens);
+    const uint64_t result_bytes = round.result_token_bytes[batch] * uint64_t(first.tokens);
+    if (result_bytes == 0) return; // a round of batches only
     const uint64_t in_bytes = uint64_t(first.tokens * first.in_stride[0]);
     std::memcpy(in_, first.in[0], size_t(in_bytes));
     cuda_->copy_to_device(vram_ + layout_.in, in_, in_bytes, stream_);
-    const int variant = linear_variant(first.tokens);
-    const auto at = [&](uint64_t offset) { return reinterpret_cast<unsigned char *>(vram_ + offset); };
-    for (uint32_t i = round.share; i < round.share_end; ++i) {
-        n730_cuda_call call{};
-        call.in[0] = at(layout_.in);
-        call.in_stride[0] = first.in_stride[0];
-        call.out = at(layout_.result + layout_.shares[i].column);
-        call.out_stride = int64_t(round.result_token_bytes);
-        call.weight = at(layout_.shares[i].weight);
-        if (package_.steps[share(i).step].bias != NONE) call.bias = at(layout_.shares[i].bias);
-        call.tokens = int(first.tokens);
-        call.context = 1;
-        call.end = int(share(i).tiles);
-        cuda_->launch(functions_[i].by_columns[variant], uint32_t(ceil_div(uint64_t(first.tokens), LINEAR_COLUMNS[variant])),
-                      uint32_t(ceil_div(share(i).tiles, LINEAR_TILES)), LINEAR_THREADS, &call, stream_);
+    for (uint32_t i = round.share; i < round.share_end; ++i)
+        if (share(i).tiles > 0) launch(round, i, first, layout_.shares[i].weight, 0, share(i).tiles);
+    for (uint32_t i = round.share; batch && i < round.share_end; ++i) {
+        if (share(i).crossing == 0) continue;
+        const Tensor &weight = package_.tensors[package_.steps[share(i).step].weight];
+        const uint64_t before = share(i).tiles * matrix_bytes(weight.format, TILE_ROWS, weight.cols); // tiles that are elsewhere
+        while (brought_ < multiplied_ + 2) bring_next();
+        const uint64_t turn = multiplied_++ % 2;
+        cuda_->wait(stream_, arrived_[turn]);
+        launch(round, i, first, layout_.place[turn] - before, share(i).tiles, share(i).all());
+        cuda_->record(used_[turn], stream_);
+        bring_next(); // what its place is for then; early, so that it arrives while the CPU is at steps of its own
     }
-    cuda_->copy_to_host(result_, vram_ + layout_.result, round.result_token_bytes * uint64_t(first.tokens), stream_);
+    cuda_->copy_to_host(result_, vram_ + layout_.result, result_bytes, stream_);
     cuda_->record(done_, stream_);
 }
 
@@ -149,11 +215,13 @@ bool CardRows::finish(size_t) {
 }
 
 void CardRows::take(size_t round, size_t i, const n730_call &call) const {
-    const CardLayout::Round &r = layout_.rounds[round];
-    const size_t bytes = sizeof(float) * size_t(std::min<uint64_t>(TILE_ROWS * uint64_t(share(i).tiles), uint64_t(call.rows)));
+    const bool batch = crosses(call.tokens);
+    const uint64_t rows = TILE_ROWS * uint64_t(batch ? share(i).all() : share(i).tiles);
+    const size_t bytes = sizeof(float) * size_t(std::min<uint64_t>(rows, uint64_t(call.rows)));
+    const uint64_t stride = layout_.rounds[round].result_token_bytes[batch];
     for (int64_t t = 0; t < call.tokens; ++t)
         std::memcpy(static_cast<uint8_t *>(call.out) + t * call.out_stride,
-                    result_ + uint64_t(t) * r.result_token_bytes + layout_.shares[i].column, bytes);
+                    result_ + uint64_t(t) * stride + layout_.shares[i].column[batch], bytes);
 }
 
 } // namespace n730

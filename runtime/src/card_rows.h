@@ -1,5 +1,6 @@
 // The rows of matrices that a plan gives to a graphics card (FORMAT.md, SCHEDULE: the graphics card): they lie in its memory, and
-// are multiplied there while the CPU multiplies the others. The results are those of the CPU, to the bit.
+// are multiplied there while the CPU multiplies the others; for batches of tokens further rows are brought there. The results are those
+// of the CPU, to the bit.
 #pragma once
 #include "cuda_kernels.h"
 
@@ -22,8 +23,11 @@ class CardRows {
     const std::vector<CardLayout::Round> &rounds() const { return layout_.rounds; }
     const CardShare &share(size_t i) const { return package_.cards[plan_index_][i]; }
 
-    // Brings the rows over: from the arena in main memory, and those that are in VRAM only from the file. Throws Error, Interrupted.
-    void load(const uint8_t *arena);
+    // Brings the rows over: from the arena in main memory, which outlives the object, and those that are in VRAM only from the file.
+    // Throws Error, Interrupted.
+    void load(uint8_t *arena);
+    // Whether the card also computes CardShare::crossing of a step with so many tokens. The same from load() on.
+    bool crosses(int64_t tokens) const { return crosses_ && tokens >= package_.plans[plan_index_].card_batch; }
     // None of these throws: once the card has failed, which is said in one line if the CPU can go on, nothing more is asked of it.
     // One thread hands a round to the card, goes on, and later waits for the round, false if it failed, and takes its results.
     void begin(size_t round, const n730_call &first);
@@ -44,7 +48,10 @@ class CardRows {
     void bring_from(const uint8_t *arena);
     void bring_from_file();
     void copy(size_t share, bool bias, uint64_t at, const uint8_t *bytes, uint64_t n);
+    void pin(uint8_t *arena);
     void ask(const CardLayout::Round &round, const n730_call &first);
+    void launch(const CardLayout::Round &round, uint32_t share, const n730_call &first, uint64_t weight, uint32_t begin, uint32_t end);
+    void bring_next();
     template <class Work> void guarded(Work work);
     template <class Fn> void each_tensor(Fn fn) const;
 
@@ -53,8 +60,14 @@ class CardRows {
     const CardLayout layout_;
     std::unique_ptr<Cuda> cuda_;
     CudaPointer vram_ = 0;
-    CudaStream stream_ = nullptr;
+    CudaStream stream_ = nullptr, bringing_ = nullptr;
     CudaEvent done_ = nullptr;
+    CudaEvent arrived_[2] = {nullptr, nullptr}, used_[2] = {nullptr, nullptr}; // of the places for what is brought
+    const uint8_t *arena_ = nullptr;
+    uint8_t *pinned_ = nullptr; // the part of the arena from which rows are brought
+    bool crosses_ = false;
+    std::vector<uint32_t> crossing_;         // shares of which rows are brought, in order
+    uint64_t brought_ = 0, multiplied_ = 0; // of them, counted through the batches
     uint8_t *staging_ = nullptr; // pinned
     uint8_t *in_ = nullptr, *result_ = nullptr; // pinned
     std::vector<Functions> functions_;          // by share

@@ -29,9 +29,12 @@ std::string version(int v) { return std::to_string(v / 1000) + "." + std::to_str
     X(cuMemFree_v2, (CudaPointer))                                                                                     \
     X(cuMemHostAlloc, (void **, size_t, unsigned))                                                                     \
     X(cuMemFreeHost, (void *))                                                                                         \
+    X(cuMemHostRegister_v2, (void *, size_t, unsigned))                                                                \
+    X(cuMemHostUnregister, (void *))                                                                                   \
     X(cuStreamCreate, (CudaStream *, unsigned))                                                                        \
     X(cuStreamDestroy_v2, (CudaStream))                                                                                \
     X(cuStreamSynchronize, (CudaStream))                                                                               \
+    X(cuStreamWaitEvent, (CudaStream, CudaEvent, unsigned))                                                            \
     X(cuEventCreate, (CudaEvent *, unsigned))                                                                          \
     X(cuEventDestroy_v2, (CudaEvent))                                                                                  \
     X(cuEventRecord, (CudaEvent, CudaStream))                                                                          \
@@ -157,6 +160,8 @@ void *Cuda::allocate_pinned(uint64_t bytes) const {
     return memory;
 }
 void Cuda::release_pinned(void *memory) const { api_->cuMemFreeHost(memory); }
+void Cuda::pin(void *memory, uint64_t bytes) const { CHECK(cuMemHostRegister_v2, (memory, bytes, 0)); }
+void Cuda::unpin(void *memory) const { api_->cuMemHostUnregister(memory); }
 CudaStream Cuda::stream() const {
     CudaStream stream = nullptr;
     CHECK(cuStreamCreate, (&stream, STREAM_NON_BLOCKING));
@@ -171,6 +176,7 @@ CudaEvent Cuda::event() const {
 void Cuda::destroy(CudaEvent event) const { api_->cuEventDestroy_v2(event); }
 void Cuda::record(CudaEvent event, CudaStream stream) const { CHECK(cuEventRecord, (event, stream)); }
 void Cuda::wait(CudaEvent event) const { CHECK(cuEventSynchronize, (event)); }
+void Cuda::wait(CudaStream stream, CudaEvent event) const { CHECK(cuStreamWaitEvent, (stream, event, 0)); }
 void Cuda::wait(CudaStream stream) const { CHECK(cuStreamSynchronize, (stream)); }
 void Cuda::copy_to_device(CudaPointer to, const void *pinned, uint64_t bytes, CudaStream stream) const {
     CHECK(cuMemcpyHtoDAsync_v2, (to, pinned, bytes, stream));

@@ -50,6 +50,8 @@ class Cuda {
     void release(CudaPointer memory) const;
     void *allocate_pinned(uint64_t bytes) const;
     void release_pinned(void *memory) const;
+    void pin(void *memory, uint64_t bytes) const; // whole pages, so that copies from there need no staging
+    void unpin(void *memory) const;
     CudaStream stream() const;
     void destroy(CudaStream stream) const;
     CudaEvent event() const;
@@ -57,6 +59,7 @@ class Cuda {
     void record(CudaEvent event, CudaStream stream) const;
     void wait(CudaEvent event) const;
     void wait(CudaStream stream) const;
+    void wait(CudaStream stream, CudaEvent event) const; // the stream does, not the caller
     void copy_to_device(CudaPointer to, const void *pinned, uint64_t bytes, CudaStream stream) const;
     void copy_to_host(void *pinned, CudaPointer from, uint64_t bytes, CudaStream stream) const;
     CudaModule load(const void *cubin) const;

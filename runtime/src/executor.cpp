@@ -37,7 +37,8 @@ void Executor::use(CardRows *rows) {
         calls_[round.first].card_begin = calls_[round.last].card_end = r;
         for (uint32_t i = round.share; i < round.share_end; ++i) {
             calls_[rows->share(i).step].card_share = i;
-            calls_[rows->share(i).step].card_tiles = rows->share(i).tiles;
+            calls_[rows->share(i).step].card_tiles[0] = rows->share(i).tiles;
+            calls_[rows->share(i).step].card_tiles[1] = rows->share(i).all();
         }
     }
 }
@@ -395,7 +396,7 @@ bool Executor::finish_round(uint32_t round) {
         if (good)
             card_->take(round, i, c.call);
         else
-            c.kernel(&c.call, 0, c.card_tiles);
+            c.kernel(&c.call, 0, of_card(c));
     }
     return true;
 }
@@ -412,7 +413,6 @@ void Executor::run(size_t begin, size_t end) {
         some.tokens = 0;
         for (size_t i = begin; i < end; ++i) {
             const Call &c = calls_[i];
-            for (uint32_t read = c.wait; good && read < c.wait_end; ++read) good = reader_->wait(thread, pass, read);
             if (c.op == Op::EXPERT) {
                 if (c.look) pool_.barrier();
                 if (c.look && thread == 0 && good) expect_experts(i);
@@ -426,6 +426,9 @@ void Executor::run(size_t begin, size_t end) {
                 if (c.segment != NONE && thread == 0 && good) good = get_expert(calls_[i]);
             }
             if (c.barrier && i != begin) pool_.barrier();
+            // The card first: it computes while the CPU waits for the disk.
+            if (good && split && thread == 0 && c.card_begin != NONE) card_->begin(c.card_begin, c.call);
+            for (uint32_t read = c.wait; good && read < c.wait_end; ++read) good = reader_->wait(thread, pass, read);
             if (!good) continue;
             const n730_call *call = &c.call;
             if (i < group_end && !c.whole) {
@@ -436,8 +439,7 @@ void Executor::run(size_t begin, size_t end) {
                 if (c.bias_at != NOWHERE) some.bias = group->weights + c.bias_at;
                 call = &some;
             }
-            if (split && thread == 0 && c.card_begin != NONE) card_->begin(c.card_begin, c.call);
-            const int64_t mine = split ? c.card_tiles : 0; // the first work item that the CPU computes
+            const int64_t mine = split ? of_card(c) : 0; // the first work item that the CPU computes
             const int64_t items = c.fixed + c.per_token * call->tokens - mine;
             if (c.rows) {
                 if (thread == 0) good = embed_rows(c, package_.steps[i].weight);

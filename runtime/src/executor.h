@@ -80,7 +80,7 @@ class Executor {
         bool rows;                // EMBED from pieces that are read for it
         bool positions;           // EMBED of positions, not of ids
         uint32_t wait, wait_end;  // STREAM segments that the step is the first to use
-        int64_t card_tiles;       // LINEAR: its first work items, which the card has
+        int64_t card_tiles[2];    // LINEAR: its first work items, which the card computes, and those with what is brought for a batch
         uint32_t card_share;      // LINEAR: which CardShare that is, or NONE
         uint32_t card_begin, card_end; // the card's round that begins, that ends with this step, or NONE
         uint32_t released;        // how many of them no later step uses; 0: as many as before it
@@ -108,6 +108,7 @@ class Executor {
     void expect_experts(size_t first);
     bool get_expert(Call &expert);
     bool finish_round(uint32_t round);
+    int64_t of_card(const Call &call) const { return call.card_tiles[card_->crosses(call.call.tokens)]; }
     void run(size_t begin, size_t end);
 
     const Package &package_;

@@ -130,6 +130,8 @@ Model::Model(const RunOptions &options)
     if (card_rows != nullptr) executor.use(card_rows.get());
 }
 
+Model::~Model() { card_rows.reset(); } // before the arena, from which the card may read
+
 std::vector<int32_t> encode_text(const Tokenizer &tokenizer, const std::string &text, bool add_special,
                                  const std::string &name) {
     require_utf8(text, name);

@@ -70,6 +70,7 @@ std::vector<int32_t> read_ids(const std::string &path, uint32_t vocab);
 class Model {
   public:
     explicit Model(const RunOptions &options); // throws Error, Interrupted
+    ~Model();
 
     const Plan &plan() const { return package.plans[plan_index]; }
     // Reads the weights that stay in the arena, and begins with those that do not. Throws Error, Interrupted.

@@ -114,15 +114,16 @@ std::vector<SegmentUse> segment_uses(const Package &package);
 struct CardLayout {
     struct Share {
         uint64_t weight, bias; // of one CardShare
-        uint64_t column;       // bytes into a token of the round's result
+        uint64_t column[2];    // bytes into a token of the round's result, without and with what is brought for a batch
     };
     struct Round {
         uint32_t first, last;         // steps: the round's first LINEAR, and its last, with CardShares or without
         uint32_t share, share_end;    // in Package::cards and `shares`
-        uint64_t result_token_bytes;
+        uint64_t result_token_bytes[2]; // likewise
     };
     std::vector<Share> shares;
     std::vector<Round> rounds;
+    uint64_t place[2] = {0, 0}, place_bytes = 0; // for what is brought
     uint64_t in = 0, result = 0, bytes = 0;
 };
 CardLayout card_layout(const Package &package, size_t plan);

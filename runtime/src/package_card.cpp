@@ -44,14 +44,18 @@ CardLayout card_layout(const Package &package, size_t plan) {
         if (layout.rounds.empty() || layout.rounds.back().first != first) {
             uint32_t last = share.step;
             while (last + 1 < rounds.size() && rounds[last + 1] == first) ++last;
-            layout.rounds.push_back({first, last, index, index, 0});
+            layout.rounds.push_back({first, last, index, index, {0, 0}});
         }
         CardLayout::Round &round = layout.rounds.back();
         CardLayout::Share s{};
-        s.weight = take(share.tiles * matrix_bytes(weight.format, TILE_ROWS, weight.cols));
+        const uint64_t tile = matrix_bytes(weight.format, TILE_ROWS, weight.cols);
+        s.weight = take(share.tiles * tile);
+        layout.place_bytes = std::max(layout.place_bytes, share.crossing * tile);
         s.bias = step.bias == NONE ? 0 : take(uint64_t(4) * weight.rows);
-        s.column = round.result_token_bytes;
-        round.result_token_bytes += uint64_t(4) * TILE_ROWS * share.tiles;
+        for (const bool batch : {false, true}) {
+            s.column[batch] = round.result_token_bytes[batch];
+            round.result_token_bytes[batch] += uint64_t(4) * TILE_ROWS * (batch ? share.all() : share.tiles);
+        }
         ++round.share_end;
         layout.shares.push_back(s);
     }
@@ -59,8 +63,9 @@ CardLayout card_layout(const Package &package, size_t plan) {
     for (const CardLayout::Round &round : layout.rounds) {
         const uint64_t tokens = round.first < package.program.head_first ? p.batch : p.head_batch;
         in = std::max(in, tokens * package.buffers[package.steps[round.first].in[0]].token_bytes());
-        result = std::max(result, tokens * round.result_token_bytes);
+        result = std::max(result, tokens * round.result_token_bytes[true]);
     }
+    for (uint64_t &place : layout.place) place = take(layout.place_bytes);
     layout.in = take(in);
     layout.result = take(result);
     return layout;
@@ -77,6 +82,9 @@ void check_cards(const Package &package, size_t plan) {
     const auto reachable = [&](uint32_t tensor) {
         return tensor == NONE || in(Tier::RAM, tensor) || in(Tier::VRAM, tensor);
     };
+    const bool crossing = std::any_of(package.cards[plan].begin(), package.cards[plan].end(),
+                                      [](const CardShare &share) { return share.crossing > 0; });
+    need(crossing == (p.card_batch > 0), "card batch", crossing ? "1 or more" : "0", str(p.card_batch));
     if (package.cards[plan].empty()) {
         for (size_t i = 0; i < package.segments.size(); ++i)
             need(package.placement(plan, i).tier != Tier::VRAM, "tier of segment " + str(i), "no VRAM without CARD", "2");
@@ -100,9 +108,12 @@ void check_cards(const Package &package, size_t plan) {
         const Step &step = package.steps[share.step];
         const uint64_t tiles = ceil_div(package.tensors[step.weight].rows, TILE_ROWS);
         const std::string what = "CARD of step " + str(share.step);
-        need(share.tiles >= 1 && share.tiles <= tiles, what, "1 to " + str(tiles) + " tiles", str(share.tiles));
+        const uint64_t both = uint64_t(share.tiles) + share.crossing;
+        need(both >= 1 && both <= tiles, what, "1 to " + str(tiles) + " tiles", str(both));
         need(package.buffers[step.in[0]].kind != BufferKind::Q16, what, "one that reads no Q16 buffer", "one that does");
         need(reachable(step.weight) && reachable(step.bias), what, "weight and bias in RAM or VRAM", "another tier");
+        const bool crosses = share.step < package.program.head_first && !in(Tier::VRAM, step.weight) && !in(Tier::VRAM, step.bias);
+        need(crosses || share.crossing == 0, what, "c = 0 in the head and of what is in VRAM", str(share.crossing));
         whole[share.step] = share.tiles == tiles;
     }
     for (size_t i = 0; i < whole.size(); ++i) {

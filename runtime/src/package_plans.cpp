@@ -143,14 +143,15 @@ void read_plan(Package &package, const uint8_t *r, size_t i, uint64_t &events) {
     const uint64_t before = i == 0 || with_card != card_before ? ~uint64_t(0) : package.plans[i - 1].arena_bytes;
     const Plan p{be64(r),      be64(r + 48), be64(r + 32),   be32(r + 16),   be32(r + 20),  be32(r + 24),
                  be32(r + 40), be32(r + 44), be_f64(r + 56), be_f64(r + 64), be_f64(r + 72), be_f64(r + 80),
-                 be32(r + 88), be32(r + 92), be64(r + 96),   be32(r + 104), be64(r + 8)};
+                 be32(r + 88), be32(r + 92), be64(r + 96),   be32(r + 104), be32(r + 28),  be64(r + 8)};
     need(p.arena_bytes % PAGE == 0 && p.arena_bytes <= uint64_t(1) << 46, i, "arena",
          "a multiple of 4096, at most 2^46", str(p.arena_bytes));
     need(p.arena_bytes <= before, i, "arena", "at most that of the plan before", str(p.arena_bytes));
     need(p.context >= 1 && p.context <= MAX_CONTEXT, i, "context", "1 to 2^24", str(p.context));
     need(p.batch >= 1 && p.batch <= 4096, i, "batch", "1 to 4096", str(p.batch));
     need(p.head_batch >= 1 && p.head_batch <= p.batch, i, "head batch", "1 to " + str(p.batch), str(p.head_batch));
-    need(be32(r + 28) == 0 && all_zero(r + 108, 20), i, "reserved bytes", "zeros", "others");
+    need(p.card_batch <= p.batch, i, "card batch", "0 to " + str(p.batch), str(p.card_batch));
+    need(all_zero(r + 108, 20), i, "reserved bytes", "zeros", "others");
     need(p.schedule_first == events, i, "first event", str(events), str(p.schedule_first));
     events += p.schedule_count;
     need(events <= package.sections[SCHEDULE].size / 16, i, "events", "those that SCHEDULE has left",

@@ -24,22 +24,22 @@ class Cursor {
         : next_(bytes.data() + size_t(plan.schedule_first) * 16), left_(plan.schedule_count), plan_(index) {}
 
     bool at_end() const { return left_ == 0; }
-    // The entries of `action` that come next, as pairs of a and b; their c and reserved field are 0.
-    std::vector<CardShare> take_all(Action action) {
+    // The CARD entries that come next; their reserved field is 0.
+    std::vector<CardShare> take_cards() {
         std::vector<CardShare> found;
-        while (left_ > 0 && be16(next_) == action) {
-            const Event e = take(action, be32(next_ + 4));
-            found.push_back({e.a, e.b});
+        while (left_ > 0 && be16(next_) == CARD) {
+            const Event e = take(CARD, be32(next_ + 4));
+            found.push_back({e.a, e.b, e.c});
         }
         return found;
     }
-    // The next entry, if it is `action` of `a`; c and the reserved field are 0.
+    // The next entry, if it is `action` of `a`; the reserved field is 0, and so is c but of CARD.
     Event take(Action action, uint64_t a) {
         static const char *const names[] = {"", "LOAD ", "RUN from ", "READ ", "WAIT ", "CARD of step "};
         const std::string expected = names[action] + str(a);
         need(left_ > 0, expected, "the end");
         const Event e{be16(next_), be16(next_ + 2), be32(next_ + 4), be32(next_ + 8), be32(next_ + 12)};
-        need(e.action == action && e.a == a && e.zero == 0 && e.c == 0, expected,
+        need(e.action == action && e.a == a && e.zero == 0 && (e.c == 0 || action == CARD), expected,
              "action " + str(e.action) + " of " + str(e.a) + ", " + str(e.b) + ", " + str(e.c));
         next_ += 16, --left_, ++entry_;
         return e;
@@ -159,7 +159,7 @@ void read_schedule(Package &package, const std::vector<SegmentUse> &uses) {
     for (size_t i = 0; i < package.plans.size(); ++i) {
         Cursor cursor(events, package.plans[i], i);
         package.reads.push_back(take_reads(package, i, cursor, uses));
-        package.cards.push_back(cursor.take_all(CARD));
+        package.cards.push_back(cursor.take_cards());
         take_runs(package, cursor, package.reads[i]);
         check_ring(package, i, package.reads[i]);
         check_cards(package, i);

@@ -20,7 +20,7 @@ from n730c.dtypes import Format
 from n730c.package import read_package
 from n730c.runtime import find_runtime
 from tests.cuda.standin import build_driver, build_twin, image_of_twin
-from tests.tiny_package import Shape, tiny
+from tests.tiny_package import Shape, tiny, tiny_plan
 
 SHAPES = {
     "int4": Shape(Format.INT4, hidden=72, ffn=100, batch=8, head_batch=2),
@@ -29,6 +29,14 @@ SHAPES = {
     "experts": Shape(Format.INT8, layers=2, experts=5),
 }
 SPLIT = ("int4", "f16 in blocks")
+PLACES = {
+    "split": {"card": 2},
+    "whole": {"card": -1},
+    "vram": {"card": 99, "vram": True},
+    "disk": {"card": 99, "vram": True, "slots": 3},
+    "batches": {"card": 1, "crossing": 2},
+    "batches only": {"crossing": 2},
+}
 LOST = "N730_CUDA_FAIL"
 
 
@@ -51,11 +59,10 @@ def driver(tmp_path_factory: pytest.TempPathFactory, nvrtc: Nvrtc) -> Path:
         toy = tiny(shape)
         images = compiled(toy.program, folder) if name == "int4" else (image_of_twin(toy.program, folder, "-O0"),)
         replace(toy, images=images).write(folder / f"{name}.n730")
-        for kind, part in (("split", {"card": 2}), ("whole", {"card": -1}), ("vram", {"card": 99, "vram": True})):
-            if name not in SPLIT:
-                continue
-            with_card = tiny(replace(shape, **part)).plans
-            replace(toy, images=images, plans=(*with_card, *toy.plans)).write(folder / f"{name} {kind}.n730")
+        for kind, part in PLACES.items() if name in SPLIT else ():
+            with_card = tiny(replace(shape, **part))
+            alone = tiny_plan(with_card.program, shape.context, shape, len(toy.tokenizer))
+            replace(with_card, images=images, plans=(*with_card.plans, alone)).write(folder / f"{name} {kind}.n730")
     return folder
 
 
@@ -177,7 +184,7 @@ def test_a_card_that_is_lost_in_a_conversation(driver: Path) -> None:
 
 
 @pytest.mark.parametrize("name", SPLIT)
-@pytest.mark.parametrize("kind", ["split", "whole", "vram"])
+@pytest.mark.parametrize("kind", PLACES)
 def test_a_plan_with_a_card_needs_no_option(driver: Path, name: str, kind: str, tmp_path: Path) -> None:
     """The plan is taken as it is: the same bits, and no more of the card's memory than it says."""
     package = f"{name} {kind}"
@@ -189,8 +196,9 @@ def test_a_plan_with_a_card_needs_no_option(driver: Path, name: str, kind: str, 
     (most,) = re.findall(r"at most (\d+) bytes of VRAM", said)
     plan, alone = read_package(driver / f"{package}.n730").plans
     assert int(most) == plan.vram_bytes
-    only_there = kind == "vram" and "blocks" in name  # the other's segments all hold a norm
-    assert (Tier.VRAM in {place.tier for place in plan.placements}) == only_there
+    tiers = {place.tier for place in plan.placements}
+    only_there = kind in ("vram", "disk") and "blocks" in name  # the other's segments all hold a norm
+    assert (Tier.VRAM in tiers) == only_there and (Tier.STREAM in tiers) == (kind == "disk")
     assert (plan.arena_bytes < alone.arena_bytes) == only_there
 
 
@@ -214,6 +222,28 @@ def test_without_the_card_the_cpu_has_its_rows(
     found, said = logits(driver, "int4 split", tmp_path, "--trust", "--threads", "2", **settings)
     assert said.count(says) == 1, said
     np.testing.assert_array_equal(on_cpu.view(np.uint32), found.view(np.uint32))
+
+
+@pytest.mark.parametrize(
+    ("fails", "says"),
+    [
+        ("", ""),
+        ("cuMemHostRegister_v2:1:2", "Prompts are computed without bringing weights to the card."),
+        ("cuMemcpyHtoDAsync_v2:60:719", "The CPU goes on alone."),
+        ("cuStreamWaitEvent:9:719", "The CPU goes on alone."),
+    ],
+)
+def test_prompts_bring_weights_to_the_card(driver: Path, fails: str, says: str, tmp_path: Path) -> None:
+    """The same bits, whether they are brought or not; single tokens bring none."""
+    on_cpu, _ = logits(driver, "int4 batches", tmp_path, "--device", "cpu")
+    settings = {LOST: fails, "N730_CUDA_REPORT": "1", "N730_CUDA_DELAY": "20"}
+    found, said = logits(driver, "int4 batches", tmp_path, "--trust", "--threads", "2", **settings)
+    np.testing.assert_array_equal(on_cpu.view(np.uint32), found.view(np.uint32))
+    assert said.count(says) == 1 if says else "failed" not in said, said
+    options = ("--prompt-tokens", "1", "--gen-tokens", "9", "--trust")
+    alone = run(driver, "bench", "int4 batches", *options, N730_CUDA_REPORT="1").stderr.decode()
+    (brought,), (by_single_tokens,) = (re.findall(r"(\d+) bytes brought", text) for text in (said, alone))
+    assert (int(brought) > 4 * int(by_single_tokens)) == (fails == "")
 
 
 @pytest.mark.parametrize("fails", ["cuLaunchKernel:40:719", "cuMemcpyHtoDAsync_v2:2:719", "cuEventSynchronize:9:719"])

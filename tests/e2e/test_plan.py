@@ -87,6 +87,15 @@ def test_weights_that_do_not_fit_the_ram_lie_in_vram(folder: Path, tmp_path: Pat
     assert drawings[0].count("<rect") > 100  # CPU and card in turn and beside each other
 
 
+def test_a_model_larger_than_ram_and_vram_together(folder: Path) -> None:
+    facts = plan(folder, "--precision", "int4", "--context", "512", "--ram", "1500M", "--vram", "1G")
+    assert facts["device"] == "split" and facts["limit"] == "disk"
+    assert facts["ram_bytes"] <= 1500 << 20 and 0.9 * 2**30 < facts["vram_bytes"] <= 2**30
+    assert 1.2e9 < facts["disk_bytes_per_token"] < 1.9e9  # of 3.9 GB
+    assert facts["decode_tokens_per_s"] > 1.4 * facts["devices"]["cpu"]
+    assert "larger than both memories" in facts["device_reason"]
+
+
 def test_what_does_not_fit_says_what_would(folder: Path) -> None:
     facts = plan(folder, "--ram", "100M", "--context", "4096")
     assert not facts["fits"] and facts["limit"] == "memory"

@@ -29,6 +29,7 @@ FLOAT = replace(PLAIN, format=Format.BF16, split_silu=True)
 EXPERTS = replace(PLAIN, format=Format.INT4, layers=2, experts=3, places=2)
 OTHER = replace(PLAIN, format=Format.BF16, other_ops=True)
 CARD = replace(RICH, blocks=True, contexts=(), card=1)
+BATCHES = replace(CARD, card=0, crossing=1, card_batch=2)
 STREAMED = replace(PLAIN, window=3, layers=3, ffn=40, slots=2, rows=True, blocks=True)
 
 
@@ -483,7 +484,7 @@ def _plans() -> Iterator[Case]:
         "batch_overruns_the_buffers": {"batch": 64},
         "without_head_batch": {"head_batch": 0},
         "head_batch_over_batch": {"head_batch": plan.batch + 1},
-        "reserved_word": {"zero": 1},
+        "card_batch_without_a_card": {"card_batch": 1},
         "reserved_bytes": {"zeros": bytes(19) + b"\1"},
         "disk_speed_nan": {"disk_bytes_per_s": float("nan")},
         "disk_speed_negative": {"disk_bytes_per_s": -1.0},
@@ -660,6 +661,25 @@ def _card() -> Iterator[Case]:
         yield _edited(f"card_{name}", "E_PLAN", schedule, index, CARD, **fields)
     operand = forge.record(Kind.STEPS, steps[0]).in0
     yield _edited("card_reads_16_bits", "E_PLAN", Kind.BUFFERS, operand, CARD, kind=2)
+    batches = Forge(good(BATCHES))
+    entry = next(i for i in range(batches.count(schedule)) if batches.record(schedule, i).action == Action.CARD)
+    assert batches.record(schedule, entry)[3:] == (0, 1)
+    for name, fields in {
+        "of_0": {"card_batch": 0},
+        "over_batch": {"card_batch": 3},
+        "of_2_to_the_32": {"card_batch": NONE},
+    }.items():
+        yield _edited(f"card_batch_{name}", "E_PLAN", plans, 0, BATCHES, **fields)
+    for name, c in {"nothing": 0, "more_than_there_is": 2, "four_billion_tiles": NONE}.items():
+        yield _edited(f"card_is_brought_{name}", "E_PLAN", schedule, entry, BATCHES, c=c)
+
+    def in_head(f: Forge) -> None:
+        f.edit(schedule, cards[-1], c=1)
+        f.edit(plans, 0, card_batch=1)
+
+    yield _forged("card_is_brought_the_head", "E_PLAN", in_head, CARD)
+    small = batches.record(plans, 0).vram_bytes - 256
+    yield _edited("card_has_no_place_for_what_is_brought", "E_PLAN", plans, 0, BATCHES, vram_bytes=small)
     both = replace(STREAMED, card=1)
     inside = Forge(good(both))
     first = next(i for i in range(inside.count(schedule)) if inside.record(schedule, i).action == Action.CARD)

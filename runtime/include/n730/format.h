@@ -157,6 +157,7 @@ struct Plan {
     uint32_t read_bytes, reads_in_flight;
     uint64_t experts_offset = 0; // of the cache of experts, in the arena
     uint32_t expert_places = 0;  // each as large as the largest EXPERT segment
+    uint32_t card_batch = 0;     // tokens at once from which on the card computes CardShare::crossing; 0: never
     uint64_t vram_bytes = 0;     // 0: without a graphics card
     uint64_t ram_bytes() const { return arena_bytes + OVERHEAD; } // what the whole process takes at most
 };
@@ -173,9 +174,11 @@ struct Read {
     uint32_t first, last; // steps that use it
 };
 
-// The first tiles of a LINEAR step, which lie in VRAM and are computed by the graphics card.
+// The first tiles of a LINEAR step, which lie in VRAM and are computed by the graphics card, and the next ones, which are brought
+// over the bus and computed there for batches only.
 struct CardShare {
-    uint32_t step, tiles;
+    uint32_t step, tiles, crossing;
+    uint32_t all() const { return tiles + crossing; }
 };
 
 struct KernelSpec {
