@@ -6,8 +6,9 @@
  *     N730_CUDA_DRIVER   version (default 11040, that of R470)
  *     N730_CUDA_VRAM     bytes that can be allocated (default 2 GiB)
  *     N730_CUDA_DELAY    microseconds that each piece of work on a stream takes longer
- *     N730_CUDA_TIMES    a file of lines NAME FIXED EACH EACH_TOKEN: kernels compute nothing, and they and copies (copy_up, copy_down) take a card's
- *                        time on the clock, FIXED + units × max(EACH, tokens × EACH_TOKEN) seconds; a unit is a work item or a byte
+ *     N730_CUDA_TIMES    a file of lines NAME FIXED EACH EACH_TOKEN: kernels and copies (copy_up, copy_down) do nothing but take a card's
+ *                        time on the clock, FIXED + units × max(EACH, tokens × EACH_TOKEN) seconds; a unit is a work item or a byte.
+ *                        FIXED of "call" is what asking for either takes of the caller
  *     N730_CUDA_FAIL     name:n:code, the n-th call (from 1) of that name fails so; commas between several. A failing launch or
  *                        asynchronous copy fails when it runs, and like a lost device everything after it.
  * What a real driver leaves undefined ends the process with a message: memory that is not the device's, asynchronous copies
@@ -137,11 +138,12 @@ Nanoseconds modelled(const std::string &name, double units, double tokens) {
     const Times &t = found->second;
     return Nanoseconds((long long)(1e9 * (t.fixed + units * std::max(t.each, tokens * t.each_token))));
 }
-/* Whoever waits for a card that is still at work: nearly to the end asleep, then awake, as a driver does. */
+/* Whoever waits for a card that is still at work does so awake, as with a real driver, unless it takes long. */
 void wait_until(Clock::time_point when) {
     const auto left = when - Clock::now();
-    if (left > std::chrono::microseconds(150)) std::this_thread::sleep_for(left - std::chrono::microseconds(120));
-    while (Clock::now() < when) std::this_thread::yield();
+    if (left > std::chrono::milliseconds(5)) std::this_thread::sleep_for(left - std::chrono::milliseconds(2));
+    while (Clock::now() < when) {
+    }
 }
 
 void serve(Stream *s) {
@@ -157,26 +159,27 @@ void serve(Stream *s) {
         const auto start = Clock::now();
         if (delay) std::this_thread::sleep_for(std::chrono::microseconds(delay));
         next();
-        if (times().empty()) {
-            s->time = Clock::now();
-            busy += Nanoseconds(s->time - start).count();
-        }
+        s->time = Clock::now();
+        busy += Nanoseconds(s->time - start).count();
         hold.lock();
         s->busy = false;
         if (s->work.empty()) s->idle.notify_all();
     }
 }
-/* `takes`: on the stream's clock, where that is modelled; the work itself is done at once, and whoever waits for it waits for the clock. */
+/* `takes`: on the stream's clock, where that is modelled: what is asked for is over at once then, and whoever waits for it waits for the clock. */
 void enqueue(Stream *s, std::function<void()> work, Nanoseconds takes = {}) {
     if (!s) die("work on the default stream, which waits for all others");
-    const auto now = Clock::now();
-    std::lock_guard<std::mutex> hold(s->mutex);
-    s->work.push_back([=] {
+    if (!times().empty()) {
+        const auto now = Clock::now();
         work();
-        if (times().empty()) return;
+        if (takes == Nanoseconds()) return;
         s->time = std::max(s->time, now) + takes;
         busy += takes.count();
-    });
+        wait_until(now + modelled("call", 0, 0));
+        return;
+    }
+    std::lock_guard<std::mutex> hold(s->mutex);
+    s->work.push_back(std::move(work));
     s->more.notify_one();
 }
 void drain(Stream *s) {
@@ -315,6 +318,7 @@ EXPORT Result cuMemFree_v2(Pointer p) {
 EXPORT Result cuMemHostAlloc(void **out, size_t bytes, unsigned) {
     CHECK("cuMemHostAlloc");
     if (posix_memalign(out, 4096, bytes ? bytes : 1)) return OUT_OF_MEMORY;
+    if (!times().empty()) memset(*out, 0, bytes); /* results that nothing computes */
     std::lock_guard<std::mutex> hold(memory.mutex);
     memory.pinned[reinterpret_cast<Pointer>(*out)] = bytes;
     return SUCCESS;
@@ -413,7 +417,7 @@ static Result copy_later(const char *name, const char *kind, void *to, const voi
         if (lost.load()) return;
         if (fails)
             lost = fails;
-        else
+        else if (times().empty())
             memcpy(to, from, bytes);
     }, modelled(kind, double(bytes), 0));
     return SUCCESS;
