@@ -78,7 +78,9 @@ def check_card(
             if t != NONE and places[tensors[t].segment].tier == Tier.VRAM and j not in whole:
                 raise fail(f"step {j}, which uses VRAM", "all its tiles on the card", "others")
     tokens = {first: plan.batch if first < head_first else plan.head_batch for first in held}
-    wanted += 2 * place + round_up(max(n * buffers[steps[first].in0].token_bytes for first, n in tokens.items()), _ALIGN)
+    wanted += 2 * place + round_up(
+        max(n * buffers[steps[first].in0].token_bytes for first, n in tokens.items()), _ALIGN
+    )
     wanted += round_up(max(n * 4 * TILE_ROWS * held[first] for first, n in tokens.items()), _ALIGN)
     if plan.vram_bytes != wanted:
         raise fail("VRAM bytes", wanted, plan.vram_bytes)
