@@ -24,10 +24,9 @@ _TARGET = {
 
 
 def supports(spec: KernelSpec, unroll: int = 1) -> bool:
-    """Whether this maker has such a kernel for the step: LINEAR, whole turns of the loop, and a format whose fields lie
-    in one plane and have scales of their own. (Decoding is bound by memory: for the others the template is enough.)"""
-    plain = spec.format.is_integer and not spec.format.has_coded_scales
-    return spec.op is StepOp.LINEAR and plain and round_up(spec.cols, GROUP) // GROUP % unroll == 0
+    """Whether this maker has such a kernel for the step: LINEAR of an integer format, whole turns of the loop."""
+    whole = spec.format.has_coded_scales or round_up(spec.cols, GROUP) // GROUP % unroll == 0
+    return spec.op is StepOp.LINEAR and spec.format.is_integer and whole
 
 
 @cache
@@ -69,7 +68,10 @@ def _passes(structured: Any, plain: Any) -> list[Any]:
 def source(spec: KernelSpec, symbol: str, ahead: int, unroll: int) -> str:
     """The TVMScript of one kernel: it changes with the kernel and with nothing else."""
     groups = round_up(spec.cols, GROUP) // GROUP
-    return render("linear_tvm.py.j2", symbol=symbol, bits=spec.format.bits, groups=groups, ahead=ahead, unroll=unroll)
+    return render(
+        "linear_tvm.py.j2", symbol=symbol, format=spec.format.name, planes=spec.format.planes,
+        coded=spec.format.has_coded_scales, groups=groups, ahead=ahead, unroll=unroll,
+    )  # fmt: skip
 
 
 def compile_kernel(spec: KernelSpec, symbol: str, output: Path, ahead: int, unroll: int) -> None:
