@@ -90,7 +90,7 @@ def test_weights_that_do_not_fit_the_ram_lie_in_vram(folder: Path, tmp_path: Pat
 def test_a_model_larger_than_ram_and_vram_together(folder: Path) -> None:
     facts = plan(folder, "--precision", "int4", "--context", "512", "--ram", "1500M", "--vram", "1G")
     assert facts["device"] == "split" and facts["limit"] == "disk"
-    assert facts["ram_bytes"] <= 1500 << 20 and 0.9 * 2**30 < facts["vram_bytes"] <= 2**30
+    assert facts["ram_bytes"] <= 1500 << 20 and 0.85 * 2**30 < facts["vram_bytes"] <= 2**30
     assert 1.2e9 < facts["disk_bytes_per_token"] < 1.9e9  # of 3.9 GB
     assert facts["decode_tokens_per_s"] > 1.4 * facts["devices"]["cpu"]
     assert "larger than both memories" in facts["device_reason"]
