@@ -43,17 +43,16 @@ class Stage:
 
     def behind(self, weight: str) -> frozenset[str]:
         """Nodes whose results depend on this tensor."""
-        changed: set[str] = set()
-        for node in self.nodes:
-            if weight in (name for _, name in node.params) or changed.intersection(node.inputs):
-                changed.add(node.name)
-        return frozenset(changed)
+        return self._reached(lambda node: weight in (name for _, name in node.params))
 
     def reading(self, value: str) -> frozenset[str]:
         """Linear nodes that read this value, and those whose results depend on theirs."""
+        return self._reached(lambda node: node.op is Op.LINEAR and node.inputs[0] == value)
+
+    def _reached(self, begins: Callable[[Node], bool]) -> frozenset[str]:
         changed: set[str] = set()
         for node in self.nodes:
-            if (node.op is Op.LINEAR and node.inputs[0] == value) or changed.intersection(node.inputs):
+            if begins(node) or changed.intersection(node.inputs):
                 changed.add(node.name)
         return frozenset(changed)
 

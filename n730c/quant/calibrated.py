@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from typing import TypeGuard
 
 import numpy as np
 import numpy.typing as npt
@@ -29,12 +30,12 @@ class Rounder:
         self._moments = moments
         self._factored: dict[tuple[str | None, int, bool], Factored] = {}
 
-    def _free(self, value: str | None) -> bool:
-        """Whether nothing is known of the inputs: then each group is rounded by itself."""
-        return value is None or value not in self._moments
+    def _knows(self, value: str | None) -> TypeGuard[str]:
+        """Whether anything is known of the inputs; where not, each group is rounded by itself."""
+        return value is not None and value in self._moments
 
     def _hessian(self, value: str | None, cols: int, tied: bool = False) -> torch.Tensor:
-        if value is None or value not in self._moments:  # _free, for the type checker
+        if not self._knows(value):
             return torch.eye(cols)
         hessian = torch.from_numpy(self._moments[value])
         if tied:
@@ -52,12 +53,12 @@ class Rounder:
     def round(self, weight: Array, value: str | None, fmt: Format, tied: bool = False) -> Rounded:
         """``weight`` f32[rows, cols] rounded to an integer format for the inputs ``value``; None: any inputs."""
         factored = self._factor(value, weight.shape[1], tied)
-        sweeps = SWEEPS if value in self._moments else 0  # under the identity there is nothing to compensate
+        sweeps = SWEEPS if self._knows(value) else 0  # under the identity there is nothing to compensate
         return round_factored(_tensor(weight), grid(fmt), factored, sweeps)
 
     def encode(self, weight: Array, value: str | None, fmt: Format, tied: bool = False) -> bytes:
         """The same as the bytes of the file."""
-        if self._free(value):
+        if not self._knows(value):
             return encode(weight, fmt)
         return encode_rounded(fmt, self.round(weight, value, fmt, tied))
 
@@ -65,7 +66,7 @@ class Rounder:
         self, weight: Array, value: str | None, formats: Sequence[Format]
     ) -> Iterator[tuple[Format, Array, float]]:
         """Of each format: the rounded matrix and the mean squared error of its output, summed over the rows."""
-        if self._free(value):
+        if not self._knows(value):
             for fmt in sorted(formats):
                 rounded = _nearest(weight, fmt)
                 yield fmt, rounded, float(np.square(weight - rounded, dtype=np.float64).sum())
@@ -89,7 +90,7 @@ class Rounder:
         the rounder makes of the ``anchor``.
         """
         noisy = coarse(weight)
-        if self._free(value):
+        if not self._knows(value):
             part = weight[_sample(len(weight))]
             scale = len(weight) / len(part)
             errors = {fmt: scale * float(np.square(part - _nearest(part, fmt)).sum()) for fmt in sorted(formats)}

@@ -9,6 +9,8 @@ namespace n730 {
 
 namespace {
 constexpr uint64_t STAGING = uint64_t(4) << 20; // bytes of pinned memory that weights pass through: whole pieces
+
+uint64_t tile_bytes(const Tensor &weight) { return matrix_bytes(weight.format, TILE_ROWS, weight.cols); }
 } // namespace
 
 std::unique_ptr<CardRows> CardRows::open(const Package &package, size_t plan, bool trust, std::string &why) {
@@ -72,7 +74,7 @@ template <class Fn> void CardRows::each_tensor(Fn fn) const {
     for (size_t i = 0; i < layout_.shares.size(); ++i) {
         const Step &step = package_.steps[share(i).step];
         const Tensor &weight = package_.tensors[step.weight];
-        fn(i, false, weight, share(i).tiles * matrix_bytes(weight.format, TILE_ROWS, weight.cols));
+        fn(i, false, weight, share(i).tiles * tile_bytes(weight));
         if (step.bias != NONE) fn(i, true, package_.tensors[step.bias], uint64_t(4) * weight.rows);
     }
 }
@@ -99,7 +101,7 @@ void CardRows::load(uint8_t *arena) {
 void CardRows::pin(uint8_t *arena) {
     uint64_t begin = ~uint64_t(0), end = 0;
     for (const uint32_t i : crossing_) {
-        const uint32_t segment = package_.tensors[package_.steps[share(i).step].weight].segment;
+        const uint32_t segment = weight(i).segment;
         const uint64_t at = package_.placement(plan_index_, segment).offset;
         begin = std::min(begin, at);
         end = std::max(end, at + package_.segments[segment].size);
@@ -174,9 +176,8 @@ void CardRows::launch(const CardLayout::Round &round, uint32_t i, const n730_cal
 void CardRows::bring_next() {
     const uint64_t turn = brought_ % 2;
     const uint32_t i = crossing_[size_t(brought_ % crossing_.size())];
-    const Tensor &weight = package_.tensors[package_.steps[share(i).step].weight];
-    const uint64_t tile = matrix_bytes(weight.format, TILE_ROWS, weight.cols);
-    const uint64_t from = package_.placement(plan_index_, weight.segment).offset + weight.offset + share(i).tiles * tile;
+    const uint64_t tile = tile_bytes(weight(i));
+    const uint64_t from = package_.placement(plan_index_, weight(i).segment).offset + weight(i).offset + share(i).tiles * tile;
     if (brought_ >= 2) cuda_->wait(bringing_, used_[turn]);
     cuda_->copy_to_device(vram_ + layout_.place[turn], arena_ + from, share(i).crossing * tile, bringing_);
     cuda_->record(arrived_[turn], bringing_);
@@ -194,8 +195,7 @@ void CardRows::ask(const CardLayout::Round &round, const n730_call &first) {
         if (share(i).tiles > 0) launch(round, i, first, layout_.shares[i].weight, 0, share(i).tiles);
     for (uint32_t i = round.share; batch && i < round.share_end; ++i) {
         if (share(i).crossing == 0) continue;
-        const Tensor &weight = package_.tensors[package_.steps[share(i).step].weight];
-        const uint64_t before = share(i).tiles * matrix_bytes(weight.format, TILE_ROWS, weight.cols); // tiles that are elsewhere
+        const uint64_t before = share(i).tiles * tile_bytes(weight(i)); // tiles that are elsewhere
         while (brought_ < multiplied_ + 2) bring_next();
         const uint64_t turn = multiplied_++ % 2;
         cuda_->wait(stream_, arrived_[turn]);

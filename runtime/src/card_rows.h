@@ -44,6 +44,7 @@ class CardRows {
     };
 
     CardRows(const Package &package, size_t plan, std::unique_ptr<Cuda> cuda);
+    const Tensor &weight(size_t i) const { return package_.tensors[package_.steps[share(i).step].weight]; }
     void prepare(CudaModule module);
     void bring_from(const uint8_t *arena);
     void bring_from_file();

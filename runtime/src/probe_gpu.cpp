@@ -1,5 +1,5 @@
 // Measures a graphics card: copies both ways, what a launch costs, its memory, and a product, with kernels that come along as PTX.
-#include "cuda_driver.h"
+#include "cuda_kernels.h"
 #include "platform.h"
 #include "probe.h"
 #include "progress.h"
@@ -17,13 +17,14 @@ constexpr char PTX[] =
     ;
 
 constexpr uint64_t MIB = uint64_t(1) << 20, COPY_BYTES = 16 * MIB, READ_BYTES = 256 * MIB;
-constexpr uint32_t THREADS = 256;
+constexpr uint32_t THREADS = 256; // of a block that reads
 constexpr uint32_t READ_BLOCKS = 32; // of a multiprocessor, some after the others
 constexpr int ROUNDS = 9, LAUNCHES = 100;
 constexpr double WARM_SECONDS = 0.2, MOST_SECONDS = 0.5; // of one measurement; at least one round
 // The product: INT4, as many tiles as fill the card, which fit the second cache of Kepler and Pascal; all tokens are the same.
-constexpr uint32_t COLS = 512, TILES = 32, MOST_TILES = 1024, TILES_OF_BLOCK = 8; // of a multiprocessor; altogether
-constexpr uint64_t VECTOR_AT = 8 * MIB, OUT_AT = 9 * MIB;                         // behind the weights
+constexpr uint32_t COLS = 512, TILES = 32, MOST_TILES = 1024; // of a multiprocessor; altogether
+constexpr uint64_t VECTOR_AT = 8 * MIB, OUT_AT = 9 * MIB; // behind the weights
+constexpr Tensor MATRIX{0, 0, Format::INT4, Layout::MATRIX, 1u << 20, COLS, 0, 0, 0}; // as tests/cuda/probe_kernels.py has it
 
 // What the kernels of a format take at least for a weight, for one token and for eight: picoseconds of a GT 730, counted on their
 // instructions (benchmarks/cuda/results.md).
@@ -81,10 +82,10 @@ class Bench {
                 cuda_.copy_to_host(pinned_, memory_, bytes, stream_);
         });
     }
-    // Weights times tokens a second; `columns` tokens a block, `empty`: seconds of a launch that does nothing.
-    double product_rate(uint32_t columns, double empty) {
-        const CudaFunction function =
-            cuda_.function(module_, "linear_int4_1048576x" + std::to_string(COLS) + "_c" + std::to_string(columns));
+    // Weights times tokens a second, a variant's columns of tokens a block; `empty`: seconds of a launch that does nothing.
+    double product_rate(int variant, double empty) {
+        const uint32_t columns = LINEAR_COLUMNS[variant];
+        const CudaFunction function = linear_kernel(cuda_, module_, MATRIX, variant);
         const uint32_t tiles = std::min(MOST_TILES, TILES * uint32_t(std::max(1, cuda_.multiprocessors())));
         const uint32_t blocks = columns == 1 ? 16 : 4; // of tokens
         n730_cuda_call call = at(0);
@@ -94,7 +95,7 @@ class Bench {
         call.tokens = int(blocks * columns);
         call.end = int(tiles);
         const double seconds =
-            timed([&] { cuda_.launch(function, blocks, tiles / TILES_OF_BLOCK, THREADS, &call, stream_); });
+            timed([&] { cuda_.launch(function, blocks, tiles / LINEAR_TILES, LINEAR_THREADS, &call, stream_); });
         const double work = double(blocks * columns) * tiles * TILE_ROWS * COLS;
         return work / std::max(seconds - empty, seconds / 2);
     }
@@ -152,7 +153,7 @@ GpuNumbers measure(const Cuda &cuda) {
     n.copy_s = bench.copy_seconds(true, 4096);
     n.launch_s = bench.read_seconds(0, LAUNCHES) / LAUNCHES;
     const double empty = bench.read_seconds(0);
-    const double one = bench.product_rate(1, empty), eight = bench.product_rate(8, empty);
+    const double one = bench.product_rate(linear_variant(1), empty), eight = bench.product_rate(linear_variant(8), empty);
     for (const Floors &floors : FLOORS) {
         n.rates[size_t(floors.format)] = one * MEASURED.one / floors.one;
         n.batch_rates[size_t(floors.format)] = eight * MEASURED.eight / floors.eight;
