@@ -24,8 +24,9 @@ from n730c.package import read_package
 from n730c.passes import run_passes
 from n730c.passes.explain import explain_card
 from n730c.passes.lower import lower
-from n730c.passes.plan import Choice, Planner
+from n730c.passes.plan import Planner
 from n730c.passes.precision import AS_STORED, MIXED, PRECISIONS, kv_format
+from n730c.passes.ways import Choice
 from n730c.target import Target
 
 TOKENIZER_BYTES = 8 << 20  # assumed where there is no tokenizer.json yet: about what 128 000 tokens take

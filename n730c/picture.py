@@ -8,9 +8,10 @@ from itertools import accumulate
 
 from n730c.artifacts import OVERHEAD, Plan, Program, Tier
 from n730c.page import divide, render
-from n730c.passes.card import CardUse, RoundCost
+from n730c.passes.card_costs import CardUse, RoundCost
 from n730c.passes.explain import explain_card
-from n730c.passes.plan import Choice, Planner
+from n730c.passes.plan import Planner
+from n730c.passes.ways import Choice
 from n730c.report import show_size
 
 _PAGE = """{% extends "base" %}{% from "parts" import divided %}

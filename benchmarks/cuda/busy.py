@@ -24,7 +24,8 @@ from typing import Any
 from n730c.artifacts import Action, Plan, StepOp
 from n730c.codegen import cuda
 from n730c.dtypes import TILE_ROWS, Format, matrix_bytes
-from n730c.passes.plan import Choice, Planner
+from n730c.passes.plan import Planner
+from n730c.passes.ways import Choice
 from n730c.runtime import find_runtime
 from n730c.target import KernelRates, Target, load_target
 from tests.cuda.standin import build_driver, image_of_twin

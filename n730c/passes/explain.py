@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from n730c.passes.plan import Choice, Planner
+from n730c.passes.plan import Planner
+from n730c.passes.ways import Choice
 
 _WAYS = {"cpu": "CPU alone", "gpu": "card alone", "split": "both"}
 

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from n730c.artifacts import OVERHEAD, PAGE, Program, StepOp, Tier
 from n730c.dtypes import round_up
-from n730c.passes.card import LEAST_GAIN, CardModel, CardUse
+from n730c.passes.card import CardModel
+from n730c.passes.card_costs import LEAST_GAIN, CardUse
 from n730c.passes.explain import explain_card
 from n730c.passes.lower import lower
 from n730c.passes.plan import Planner
@@ -84,7 +85,7 @@ def test_no_round_is_faster_than_its_memories_together(program: Program, target:
         cpu, card = planner.card.busy(choice.card)
         assert 0 <= cpu <= 1 + 1e-9 and 0 <= card <= 1 + 1e-9
         read = sum(program.tensors[s.weight].size for s in program.steps if s.op is StepOp.LINEAR)
-        if planner.expert_segments:
+        if planner.weights.experts:
             continue  # of which a token reads a part
         bandwidth = target.vram_bytes_per_s + (0 if choice.card.whole else target.ram_bytes_per_s)
         assert planner.timeline(choice).period >= read / bandwidth * (1 - 1e-9)
@@ -234,3 +235,19 @@ def test_an_experts_steps_count_by_the_tokens_that_choose_it() -> None:
     assert seconds(2, 1)[0] == pytest.approx(0.4 * seconds(5, 1)[0])
     assert seconds(2, 8)[0] == pytest.approx((1 - 0.6**8) * seconds(5, 8)[0], rel=0.1)
     assert seconds(2, 1)[1] < seconds(5, 1)[1] < seconds(5, 8)[1]
+
+
+def test_a_matrix_on_the_card_has_its_bias_in_memory(tmp_path: Path) -> None:
+    """Where weight and bias lie in different segments, one in VRAM only, the other is not read from the disk."""
+    gpu = GDDR5.gpu
+    assert gpu is not None
+    free = gpu.model_copy(update={"launch_s": 1e-9, "copy_s": 1e-9})
+    card = {"gpu": free, "vram_bytes": 64 << 10, "vram_bytes_per_s": 1e9, "pcie_bytes_per_s": 1e8}
+    graph = llama_graph(
+        layers=3, hidden=97, heads=4, kv_heads=2, head_dim=32, ffn=33, vocab=17, tied=False, bias=True, experts=2
+    )
+    program = lower(graph, assign_uniform(graph, "int3"), segment_bytes=4096)
+    planner = planner_of(program, GDDR5.model_copy(update=card), len(tiny_tokenizer(program.vocab)))
+    choice = planner.best(planner.least_arena)
+    assert choice is not None and choice.card is not None and choice.card.segments and choice.streamed
+    check(planner, [planner.plan(choice)], tmp_path)

@@ -131,7 +131,7 @@ def test_whatever_the_timing_a_step_finds_its_weights(program: Program, share: f
     runs = [e for e in plan.schedule if e.action in (Action.RUN, Action.WAIT)]
     owner: dict[int, tuple[int, int]] = {}  # page of the arena → pass and segment that it holds
     tensors = [i for i, s in enumerate(program.segments) for _ in range(s.tensor_count)]
-    uses = planner.uses
+    uses = planner.weights.uses
     read = released = 0  # counted through the passes
     for turn in range(3):
         for event in runs:
@@ -174,7 +174,7 @@ def test_streamed_segments_are_spread() -> None:
     planner = planner_of(program, 16, GT730.model_copy(update={"disk_seek_s": 0.0}), batch=1)
     middle = (planner.least_arena + planner.arena_bytes(planner.resident)) // 2
     plan = planner.plans(middle + OVERHEAD)[0]
-    tiers = "".join("S" if plan.placements[i].tier is Tier.STREAM else "-" for i in planner.streamable)
+    tiers = "".join("S" if plan.placements[i].tier is Tier.STREAM else "-" for i in planner.weights.streamable)
     assert "SSS" not in tiers and "----" not in tiers and tiers.count("S") > 5
 
 
@@ -203,7 +203,7 @@ def test_an_embedding_of_its_own_is_read_by_rows_when_memory_is_short() -> None:
     assert plans[0].placements[0].tier is Tier.RAM
     assert plans[1].placements[0].tier is Tier.ROWS
     tied = lower(SMALL, assign_uniform(SMALL, "int8"))
-    assert planner_of(tied, 64).row_segment is None  # the head needs all of it
+    assert planner_of(tied, 64).weights.row_segment is None  # the head needs all of it
 
 
 @settings(max_examples=25, deadline=None)
@@ -269,10 +269,10 @@ def test_experts_go_before_what_every_token_needs() -> None:
     )
     program = lower(graph, assign_uniform(graph, "int8"))
     planner = planner_of(program, 64)
-    assert len(planner.expert_segments) == 4 * 8 and set(planner.expert_segments.values()) == {2 / 8}
-    assert not {*planner.expert_segments} & {*planner.streamable}
+    assert len(planner.weights.experts) == 4 * 8 and set(planner.weights.experts.values()) == {2 / 8}
+    assert not {*planner.weights.experts} & {*planner.weights.streamable}
     most, least = planner.arena_bytes(planner.resident), planner.least_arena
-    experts = sum(program.segments[i].size for i in planner.expert_segments)
+    experts = sum(program.segments[i].size for i in planner.weights.experts)
     places = []
     for share in (1.0, 0.8, 0.5, 0.2):
         choice = planner.best(round(most - (1 - share) * experts))
