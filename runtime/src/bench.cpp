@@ -83,7 +83,7 @@ int bench(const RunOptions &run, const BenchOptions &options) {
                 .add("planned_disk_bytes_per_s", plan.disk_bytes_per_s)
                 .add("disk_wait_seconds", waited)
                 .add("expert_hit_rate", hit_rate)
-                .add("device", std::string(model.gpu != nullptr ? "gpu" : model.card_rows != nullptr ? "split" : "cpu"))
+                .add("device", std::string(model.executor.computes()))
                 .add("card_wait_seconds", card_waited() - card_waited_before)
                 .add("experts_foretold", told > 0 ? static_cast<double>(right) / static_cast<double>(told) : 0.0)
                 .add("limit", std::string(limit))
@@ -108,7 +108,7 @@ int bench(const RunOptions &run, const BenchOptions &options) {
                  : "") +
             (asked > 0 ? "experts found in memory: " + format_number(100 * hit_rate) + " %\n" : "") + "loaded in " + format_number(model.load_seconds) + " s, " +
             format_size(static_cast<uint64_t>(load_rate)) + "/s\n" + std::to_string(model.pool.size()) +
-            " threads, kernels: " + model.kernels.describe() + "\n");
+            " threads, computing: " + model.executor.computes() + ", kernels: " + model.kernels.describe() + "\n");
     }
     put_flush();
     return 0;

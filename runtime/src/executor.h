@@ -26,6 +26,11 @@ class Executor {
     // From now on the card multiplies the rows that the plan gives it, as long as it does not fail; it outlives the executor.
     void use(CardRows *rows);
 
+    // Who computes now: "gpu", "cpu" or, each a part of the rows, "split".
+    const char *computes() const {
+        return device_ != nullptr ? "gpu" : card_ != nullptr && !card_->failed() ? "split" : "cpu";
+    }
+
     const Plan &plan() const { return plan_; }
     int64_t vocab() const { return package_.program.vocab; }
     // From the logits of one token to the next, in floats.

@@ -246,6 +246,23 @@ def test_prompts_bring_weights_to_the_card(driver: Path, fails: str, says: str, 
     assert (int(brought) > 4 * int(by_single_tokens)) == (fails == "")
 
 
+@pytest.mark.parametrize(
+    ("name", "fails", "computes"),
+    [
+        ("int4", "", "gpu"),
+        ("int4 split", "", "split"),
+        ("int4", "cuLaunchKernel:40:719", "cpu"),
+        ("int4 split", "cuLaunchKernel:40:719", "cpu"),
+    ],
+)
+def test_bench_says_who_computed(driver: Path, name: str, fails: str, computes: str) -> None:
+    options = ("--prompt-tokens", "4", "--gen-tokens", "9", "--trust", "--json")
+    done = run(
+        driver, "bench", name, *options, *(() if "split" in name else ("--device", "cuda")), N730_CUDA_FAIL=fails
+    )
+    assert json.loads(done.stdout)["device"] == computes, done.stderr
+
+
 @pytest.mark.parametrize("fails", ["cuLaunchKernel:40:719", "cuMemcpyHtoDAsync_v2:2:719", "cuEventSynchronize:9:719"])
 def test_weights_that_are_nowhere_else_end_the_run_with_the_card(driver: Path, fails: str, tmp_path: Path) -> None:
     out = tmp_path / "logits.npy"
