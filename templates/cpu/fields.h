@@ -53,6 +53,15 @@ N730_FN const uint8_t *level_table(int format) {
     static const uint8_t nl2[16] = {0, 5, 9, 14};
     return format == FORMAT_NL4 ? nl4 : format == FORMAT_INT3 ? int3 : nl2;
 }
+#if N730_SSSE3
+/* t by the four bits that two NL2 fields lie in, of the upper and the lower one: half the shifts and masks of taking each
+ * field out. */
+N730_FN const uint8_t *nibble_table(int lower) {
+    static const uint8_t upper[16] = {0, 0, 0, 0, 5, 5, 5, 5, 9, 9, 9, 9, 14, 14, 14, 14};
+    static const uint8_t both[16] = {0, 5, 9, 14, 0, 5, 9, 14, 0, 5, 9, 14, 0, 5, 9, 14};
+    return lower ? both : upper;
+}
+#endif
 
 /* Quad j of one plane, of `bits` bits a field, in the bits from `at` on of each byte. */
 N730_FN bytes plane(const uint8_t *w, int bits, int j, int half, int at) {
@@ -63,6 +72,9 @@ N730_FN bytes plane(const uint8_t *w, int bits, int j, int half, int at) {
 }
 N730_FN bytes fields(int format, const uint8_t *w, int j, int half) {
     const int first = first_plane(format), second = second_plane(format);
+#if N730_SSSE3
+    if (format == FORMAT_NL2) return b_lookup(plane(w, 4, j / 2, half, 0), nibble_table(j % 2));
+#endif
     bytes v = plane(w, first, j, half, second);
     if (second) v = b_or(v, plane(w + TILE * GROUP / 8 * first, second, j, half, 0));
     return format_uneven(format) ? b_lookup(v, level_table(format)) : v;

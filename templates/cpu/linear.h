@@ -57,7 +57,7 @@ N730_FN void group_int(int format, const uint8_t *w, const int8_t *const *x, int
     N730_UNROLL for (int c = 0; c < n; c++) {
         const int8_t *side = x[c] + groups * GROUP; /* f32 scales, then i32 sums, one of each a group */
         f32x8 xs = f8_set(load_f32(side + 4 * g));
-        i32x8 less = i8_set(load_i32(side + 4 * (groups + g)) * format_offset(format));
+        i32x8 less = i8_times(i8_set(load_i32(side + 4 * (groups + g))), format_offset(format));
         N730_UNROLL for (int h = 0; h < 2; h++) { /* Σ (times × t − offset)·x */
             if (format_times(format) == 2) s[c][h] = i8_add(s[c][h], s[c][h]);
             if (format_offset(format)) s[c][h] = i8_sub(s[c][h], less);
@@ -91,13 +91,16 @@ N730_FN void tile_int(const n730_call *call, int format, int64_t tile, int64_t c
             const uint8_t *codes = w + TILE * 2;
             prefetch(w + N730_AHEAD, SUPER_HEADER);
             w += SUPER_HEADER;
-            for (int64_t g = first; g < end; g++, w += bytes) {
-                f32x8 ws[2];
-                f8_load_codes(codes + 8 * (g & 6), g & 1 ? 0 : 4, ws);
-                ws[0] = f8_mul(ws[0], d[0]); /* exact */
-                ws[1] = f8_mul(ws[1], d[1]);
-                prefetch(w + N730_AHEAD, bytes);
-                group_int(format, w, x, g, groups, n, ws, acc);
+            for (int64_t pair = first; pair < end; pair += 2, codes += TILE) {
+                f32x8 ws[2][2];
+                f8_load_codes(codes, ws[0], ws[1]);
+                N730_UNROLL for (int i = 0; i < 2; i++, w += bytes) {
+                    if (i && pair + i == end) break; /* the last super-block of a row may end with an upper code */
+                    ws[i][0] = f8_mul(ws[i][0], d[0]); /* exact */
+                    ws[i][1] = f8_mul(ws[i][1], d[1]);
+                    prefetch(w + N730_AHEAD, bytes);
+                    group_int(format, w, x, pair + i, groups, n, ws[i], acc);
+                }
             }
         }
     }

@@ -9,6 +9,8 @@ N730_FN i32x8 i8_set(int32_t x) { return _mm256_set1_epi32(x); }
 N730_FN i32x8 i8_load(const void *p) { return _mm256_loadu_si256((const __m256i *)p); }
 N730_FN i32x8 i8_add(i32x8 a, i32x8 b) { return _mm256_add_epi32(a, b); }
 N730_FN i32x8 i8_sub(i32x8 a, i32x8 b) { return _mm256_sub_epi32(a, b); }
+/* a × n, both of 16 bits with a sign */
+N730_FN i32x8 i8_times(i32x8 a, int n) { return _mm256_madd_epi16(a, _mm256_set1_epi32(n)); }
 N730_FN void i8_fence(i32x8 *a) { N730_FENCE(*a); }
 N730_FN f32x8 i8_to_f8(i32x8 a) { return _mm256_cvtepi32_ps(a); }
 N730_FN i32x8 f8_round(f32x8 a) { return _mm256_cvtps_epi32(a); } /* half to even */
@@ -28,12 +30,13 @@ N730_FN f32x8 f8_load_be(const void *p) {
 N730_FN f32x8 f8_load_i8(const void *p) {
     return _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64((const __m128i *)p)));
 }
-/* Sixteen 4-bit numbers, one in each byte, at bit `shift`. */
-N730_FN void f8_load_codes(const void *p, int shift, f32x8 v[2]) {
-    __m128i c = _mm_srl_epi16(_mm_loadu_si128((const __m128i *)p), _mm_cvtsi32_si128(shift));
-    c = _mm_and_si128(c, _mm_set1_epi8(15));
-    v[0] = _mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(c));
-    v[1] = _mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(_mm_srli_si128(c, 8)));
+/* Sixteen bytes of two 4-bit numbers each: the upper ones, then the lower ones. */
+N730_FN void f8_load_codes(const uint8_t *p, f32x8 upper[2], f32x8 lower[2]) {
+    N730_UNROLL for (int h = 0; h < 2; h++) {
+        const __m256i c = _mm256_cvtepu8_epi32(_mm_loadl_epi64((const __m128i *)(p + 8 * h)));
+        upper[h] = _mm256_cvtepi32_ps(_mm256_srli_epi32(c, 4));
+        lower[h] = _mm256_cvtepi32_ps(_mm256_and_si256(c, _mm256_set1_epi32(15)));
+    }
 }
 N730_FN f32x8 f8_load_f16(const void *p) { return _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)p)); }
 N730_FN f32x8 f8_load_f16_be(const void *p) {
@@ -65,6 +68,11 @@ N730_FN i32x8 i8_load(const void *p) {
 }
 N730_FN i32x8 i8_add(i32x8 a, i32x8 b) { return i8_pair(_mm_add_epi32(a.lo, b.lo), _mm_add_epi32(a.hi, b.hi)); }
 N730_FN i32x8 i8_sub(i32x8 a, i32x8 b) { return i8_pair(_mm_sub_epi32(a.lo, b.lo), _mm_sub_epi32(a.hi, b.hi)); }
+/* a × n, both of 16 bits with a sign */
+N730_FN i32x8 i8_times(i32x8 a, int n) {
+    const __m128i by = _mm_set1_epi32(n);
+    return i8_pair(_mm_madd_epi16(a.lo, by), _mm_madd_epi16(a.hi, by));
+}
 N730_FN void i8_fence(i32x8 *a) {
     N730_FENCE(a->lo);
     N730_FENCE(a->hi);
@@ -113,14 +121,15 @@ N730_FN f32x8 f8_load_i8(const void *p) {
     v = _mm_unpacklo_epi8(v, v); /* each byte twice: the upper one, shifted down, keeps its sign */
     return i8_to_f8(i8_pair(_mm_srai_epi32(_mm_unpacklo_epi16(v, v), 24), _mm_srai_epi32(_mm_unpackhi_epi16(v, v), 24)));
 }
-/* Sixteen 4-bit numbers, one in each byte, at bit `shift`. */
-N730_FN void f8_load_codes(const void *p, int shift, f32x8 v[2]) {
-    const __m128i zero = _mm_setzero_si128();
-    __m128i c = _mm_srl_epi16(_mm_loadu_si128((const __m128i *)p), _mm_cvtsi32_si128(shift));
-    c = _mm_and_si128(c, _mm_set1_epi8(15));
-    __m128i lo = _mm_unpacklo_epi8(c, zero), hi = _mm_unpackhi_epi8(c, zero);
-    v[0] = i8_to_f8(i8_pair(_mm_unpacklo_epi16(lo, zero), _mm_unpackhi_epi16(lo, zero)));
-    v[1] = i8_to_f8(i8_pair(_mm_unpacklo_epi16(hi, zero), _mm_unpackhi_epi16(hi, zero)));
+/* Sixteen bytes of two 4-bit numbers each: the upper ones, then the lower ones. */
+N730_FN void f8_load_codes(const uint8_t *p, f32x8 upper[2], f32x8 lower[2]) {
+    const __m128i zero = _mm_setzero_si128(), mask = _mm_set1_epi32(15), c = _mm_loadu_si128((const __m128i *)p);
+    N730_UNROLL for (int h = 0; h < 2; h++) {
+        const __m128i half = h ? _mm_unpackhi_epi8(c, zero) : _mm_unpacklo_epi8(c, zero);
+        const __m128i a = _mm_unpacklo_epi16(half, zero), b = _mm_unpackhi_epi16(half, zero);
+        upper[h] = i8_to_f8(i8_pair(_mm_srli_epi32(a, 4), _mm_srli_epi32(b, 4)));
+        lower[h] = i8_to_f8(i8_pair(_mm_and_si128(a, mask), _mm_and_si128(b, mask)));
+    }
 }
 N730_FN f32x8 f8_load_f16(const void *p) { return f8_from_f16(_mm_loadu_si128((const __m128i *)p)); }
 N730_FN f32x8 f8_load_f16_be(const void *p) { return f8_from_f16(swap16(_mm_loadu_si128((const __m128i *)p))); }
