@@ -28,10 +28,15 @@ int bench(const RunOptions &run, const BenchOptions &options) {
     Model model(run);
     int64_t prompt, gen;
     choose_lengths(options, model.plan().context, prompt, gen);
+    const int64_t columns = options.columns;
+    if (columns > static_cast<int64_t>(model.plan().head_batch))
+        throw Error("too many columns", "at most " + std::to_string(model.plan().head_batch), std::to_string(columns),
+                    "Take fewer --columns.");
+    gen -= gen % columns;
     model.load();
     // Any ids do: what a token costs does not depend on which it is.
     Random random(1);
-    std::vector<int32_t> ids(static_cast<size_t>(prompt));
+    std::vector<int32_t> ids(static_cast<size_t>(prompt + columns));
     for (int32_t &id : ids) id = static_cast<int32_t>(random.next() % static_cast<uint64_t>(model.executor.vocab()));
     const auto go_on = [](int64_t) { return !platform::interrupted(); };
     model.executor.body_and_last(ids.data(), 1, 0); // wakes threads and touches the buffers
@@ -47,10 +52,10 @@ int bench(const RunOptions &run, const BenchOptions &options) {
     const auto card_waited = [&] { return model.card_rows != nullptr ? model.card_rows->waited_seconds() : 0.0; };
     const double card_waited_before = card_waited();
     Progress progress("decoding", static_cast<uint64_t>(gen), "tokens");
-    for (int64_t i = 0; i < gen; ++i) {
+    for (int64_t i = 0; i < gen; i += columns) {
         if (platform::interrupted()) throw Interrupted();
-        model.executor.body_and_last(&ids[static_cast<size_t>(i % prompt)], 1, prompt + i);
-        progress.advance(1);
+        model.executor.body_and_last(&ids[static_cast<size_t>(i % prompt)], columns, prompt + i, columns);
+        progress.advance(static_cast<uint64_t>(columns));
     }
     const double end = platform::seconds();
     const double decode_seconds = end - middle;

@@ -32,6 +32,7 @@ int talk(const RunOptions &run, const ChatOptions &options);
 
 struct BenchOptions {
     std::optional<int64_t> prompt_tokens, gen_tokens; // default: 128 and 64, less in a short context
+    int64_t columns = 1;                              // tokens of one pass while decoding, each with its logits
     bool json = false;
 };
 int bench(const RunOptions &run, const BenchOptions &options);

@@ -508,14 +508,14 @@ const float *Executor::head(int64_t first, int64_t n) {
     return logits_;
 }
 
-const float *Executor::body_and_last(const int32_t *ids, int64_t n, int64_t position) {
+const float *Executor::body_and_last(const int32_t *ids, int64_t n, int64_t position, int64_t last) {
     if (device_ != nullptr) {
         body(ids, n, position);
-        return head(n - 1, 1);
+        return head(n - last, last);
     }
-    arrange(n, 1);
+    arrange(n, last);
     set_body(ids, n, position);
-    set_head(n - 1, 1);
+    set_head(n - last, last);
     run(0, calls_.size());
     return logits_;
 }

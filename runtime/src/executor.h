@@ -45,8 +45,8 @@ class Executor {
     void body(const int32_t *ids, int64_t n, int64_t position);
     // Logits of tokens first … first + n of the last body batch, n ≤ head_batch; valid until the next call.
     const float *head(int64_t first, int64_t n);
-    // Both for the last of ids[0 … n), without a stop between them.
-    const float *body_and_last(const int32_t *ids, int64_t n, int64_t position);
+    // Both, without a stop between them: logits of the last `last` of ids[0 … n).
+    const float *body_and_last(const int32_t *ids, int64_t n, int64_t position, int64_t last = 1);
     // Any number of tokens, batch by batch; logits of the last one. `between` is called after each batch but the
     // last with the tokens done so far; if it returns false, the result is nullptr.
     template <class Between> const float *forward(const int32_t *ids, int64_t n, int64_t position, Between between) {

@@ -214,6 +214,8 @@ void build(CLI::App &app, CommandLine &line) {
     add_package(*bench, line);
     add(*bench, "--prompt-tokens", line.bench.prompt_tokens, "N", whole(1, MOST), "tokens to prefill (default: 128)");
     add(*bench, "--gen-tokens", line.bench.gen_tokens, "N", whole(0, MOST), "tokens to decode (default: 64)");
+    add(*bench, "--columns", line.bench.columns, "N", whole(1, MOST),
+        "tokens of one pass while decoding, as when a draft is checked (default: 1)");
     bench->add_flag("--json", line.bench.json, "disk_bytes_per_s is the rate of reading while decoding");
     add_run_options(*bench, line);
 
