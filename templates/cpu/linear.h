@@ -117,36 +117,37 @@ N730_FN f32x8 load_half_rows(int format, const uint8_t *p) {
     return format == FORMAT_F16 ? f8_load_f16_be(p) : f8_load_bf16_be(p);
 }
 
-/* One tile × n columns of F16 or BF16, 8 rows at a time so that n = 4 fits the registers. */
+/* One tile × n columns of F16 or BF16; from three tokens on the even columns of the tile first and then the odd ones, so
+ * that the sums fit the registers. */
 N730_FN void tile_half(const n730_call *call, int format, int64_t tile, int64_t token, int n, int64_t rows, int64_t cols) {
     const uint8_t *w = call->weight + tile * tile_bytes(format, cols);
     const float *x[N730_COLUMNS];
     f32x8 sum[N730_COLUMNS][2];
-    const int step = n == 1 ? 2 : 1; /* halves of the tile in one pass */
+    const int step = n > 2 ? 1 : 2; /* of even and odd, in one pass */
     N730_UNROLL for (int c = 0; c < n; c++)
         x[c] = (const float *)((const char *)call->in[0] + (token + c) * call->in_stride[0]);
     N730_UNROLL for (int first = 0; first < 2; first += step) {
-        f32x8 even[N730_COLUMNS][2], odd[N730_COLUMNS][2];
+        f32x8 part[2][N730_COLUMNS][2];
+        int64_t k = first;
+        N730_UNROLL for (int i = 0; i < step; i++)
+            N730_UNROLL for (int c = 0; c < n; c++) part[i][c][0] = part[i][c][1] = f8_zero();
+        for (; k + step <= cols; k += 2) {
+            if (first == 0) prefetch(w + 32 * k + N730_AHEAD, 64);
+            f32x8 ws[2][2];
+            N730_UNROLL for (int h = 0; h < 2; h++)
+                N730_UNROLL for (int i = 0; i < step; i++) ws[i][h] = load_half_rows(format, w + 32 * (k + i) + 16 * h);
+            N730_UNROLL for (int c = 0; c < n; c++)
+                N730_UNROLL for (int h = 0; h < 2; h++)
+                    N730_UNROLL for (int i = 0; i < step; i++)
+                        part[i][c][h] = f8_add(part[i][c][h], f8_mul(ws[i][h], f8_set(x[c][k + i])));
+        }
         N730_UNROLL for (int c = 0; c < n; c++)
-            N730_UNROLL for (int h = 0; h < step; h++) even[c][h] = odd[c][h] = f8_zero();
-        int64_t k = 0;
-        for (; k + 2 <= cols; k += 2) {
-            const uint8_t *p = w + 32 * k + 16 * first;
-            prefetch(p + N730_AHEAD, 64);
-            N730_UNROLL for (int h = 0; h < step; h++) {
-                f32x8 w0 = load_half_rows(format, p + 16 * h), w1 = load_half_rows(format, p + 32 + 16 * h);
-                N730_UNROLL for (int c = 0; c < n; c++) {
-                    even[c][h] = f8_add(even[c][h], f8_mul(w0, f8_set(x[c][k])));
-                    odd[c][h] = f8_add(odd[c][h], f8_mul(w1, f8_set(x[c][k + 1])));
-                }
+            N730_UNROLL for (int h = 0; h < 2; h++) {
+                if (step == 2 && k < cols)
+                    part[0][c][h] = f8_add(part[0][c][h], f8_mul(load_half_rows(format, w + 32 * k + 16 * h), f8_set(x[c][k])));
+                sum[c][h] = first ? f8_add(sum[c][h], part[0][c][h]) : part[0][c][h];
+                if (step == 2) sum[c][h] = f8_add(sum[c][h], part[1][c][h]);
             }
-        }
-        N730_UNROLL for (int h = 0; h < step; h++) N730_UNROLL for (int c = 0; c < n; c++) {
-            if (k < cols)
-                even[c][h] = f8_add(even[c][h],
-                                    f8_mul(load_half_rows(format, w + 32 * k + 16 * (first + h)), f8_set(x[c][k])));
-            sum[c][first + h] = f8_add(even[c][h], odd[c][h]);
-        }
     }
     N730_UNROLL for (int c = 0; c < n; c++) store_rows(call, token + c, tile * TILE, rows, sum[c][0], sum[c][1]);
 }
