@@ -22,7 +22,7 @@ Progress = Callable[[int, int, str], None]  # (done, total, note)
 
 @dataclass(frozen=True)
 class Choice:
-    """Which candidate a spec got, and the measured seconds of a one-token call (empty: the recorded choice)."""
+    """Which candidate a spec got, and the measured seconds, as ``tune.measure`` says (empty: the recorded choice)."""
 
     spec: KernelSpec
     candidate: Candidate

@@ -1,4 +1,7 @@
-"""Timing kernels on the build machine: one-token calls over weights that do not fit the cache, candidates in turn."""
+"""Timing kernels on the build machine: over weights that do not fit the cache, candidates in turn.
+
+What counts is an answer behind a prompt of the same length: a call for one token, and a quarter of one for four.
+"""
 
 from __future__ import annotations
 
@@ -16,10 +19,11 @@ from n730c.dtypes import GROUP, TILE_ROWS, matrix_bytes, round_up
 
 _STREAM = 48 << 20  # bytes of weights that one round walks through
 _BUDGET = 1.0  # seconds a kernel
+_COLUMNS = 4  # tokens that a kernel multiplies at once, at most
 
 
 class Workload:
-    """A one-token LINEAR call over ``_STREAM`` bytes: the first tiles of a large matrix, or copies of a small one."""
+    """LINEAR calls over ``_STREAM`` bytes: the first tiles of a large matrix, or copies of a small one."""
 
     def __init__(self, spec: KernelSpec) -> None:
         tile = matrix_bytes(spec.format, TILE_ROWS, spec.cols)
@@ -35,20 +39,22 @@ class Workload:
             weights[copy * self.size : (copy + 1) * self.size] = one
         padded = round_up(spec.cols, GROUP)
         groups = padded // GROUP
-        self.x = np.ones(padded + 8 * groups if spec.format.is_integer else 4 * spec.cols, np.uint8)
+        x = np.ones(padded + 8 * groups if spec.format.is_integer else 4 * spec.cols, np.uint8)
         if spec.format.is_integer:
-            self.x[padded : padded + 4 * groups].view(np.float32)[:] = 0.01
-            self.x[padded + 4 * groups :].view(np.int32)[:] = GROUP
+            x[padded : padded + 4 * groups].view(np.float32)[:] = 0.01
+            x[padded + 4 * groups :].view(np.int32)[:] = GROUP
         else:
-            self.x.view(np.float32)[:] = 0.01
-        self.out = np.zeros(self.tiles * TILE_ROWS, np.float32)
-        self.call = Call(rows=spec.rows, cols=spec.cols, tokens=1)
-        self.call.inputs[0] = self.x.ctypes.data
-        self.call.out = self.out.ctypes.data
+            x.view(np.float32)[:] = 0.01
+        self.x = np.tile(x, (_COLUMNS, 1))
+        self.out = np.zeros((_COLUMNS, self.tiles * TILE_ROWS), np.float32)
+        self.call = Call(rows=spec.rows, cols=spec.cols)
+        self.call.inputs[0], self.call.in_stride[0] = self.x.ctypes.data, self.x.strides[0]
+        self.call.out, self.call.out_stride = self.out.ctypes.data, self.out.strides[0]
         self.start = weights.ctypes.data
 
-    def round(self, kernel: Kernel) -> float:
-        """Seconds a call, averaged over all copies."""
+    def round(self, kernel: Kernel, tokens: int) -> float:
+        """Seconds a call for so many tokens, averaged over all copies."""
+        self.call.tokens = tokens
         began = time.perf_counter()
         for copy in range(self.copies):
             self.call.weight = self.start + copy * self.size
@@ -57,14 +63,15 @@ class Workload:
 
 
 def measure(spec: KernelSpec, kernels: Mapping[Candidate, Kernel]) -> dict[Candidate, float]:
-    """Seconds of a call over the workload by each candidate, in turn so that a busy machine is fair to all.
+    """Seconds of a token of an answer and of one of a prompt by each candidate, in turn so that a busy machine is fair
+    to all.
 
     The least of the rounds: whatever else runs here only ever adds time.
     """
     work = Workload(spec)
-    times: dict[Candidate, list[float]] = {candidate: [] for candidate in kernels}
+    times: dict[tuple[Candidate, int], list[float]] = {(c, tokens): [] for c in kernels for tokens in (1, _COLUMNS)}
     began = time.perf_counter()
     while len(next(iter(times.values()))) < 5 or time.perf_counter() - began < _BUDGET:
-        for candidate, kernel in kernels.items():
-            times[candidate].append(work.round(kernel))
-    return {candidate: min(values) for candidate, values in times.items()}
+        for candidate, tokens in times:
+            times[candidate, tokens].append(work.round(kernels[candidate], tokens))
+    return {c: sum(min(times[c, tokens]) / tokens for tokens in (1, _COLUMNS)) for c in kernels}
