@@ -15,6 +15,7 @@ from n730c.dtypes import Format, matrix_bytes
 from n730c.errors import BudgetExceeded
 from n730c.ir.core import Graph, Op
 from n730c.mixed import (
+    CANDIDATES,
     ORIGINAL_BITS,
     OTHERS,
     Prices,
@@ -113,28 +114,32 @@ def first_budgets(
 ) -> tuple[float, ...]:
     """Bytes for all matrices together: what was asked for, else for each of the ``rooms`` the least of it and MOST_BPW.
 
-    Raises BudgetExceeded when the smallest formats take more than was asked for, or the original itself less.
+    Raises BudgetExceeded when the smallest formats take more bits than were asked for, or the original itself less.
     """
     weights = weights_of(graph)
     least = least_budget(graph, profile)
     if bits_per_weight is not None:
         budget = bits_per_weight * weights / 8
         if budget < least:
-            raise _below("--bpw", f"at least {math.ceil(800 * least / weights) / 100:.2f}", f"{bits_per_weight:g}")
+            raise BudgetExceeded(
+                "--bpw is below what the smallest formats take",
+                expected=f"at least {math.ceil(800 * least / weights) / 100:.2f}",
+                found=f"{bits_per_weight:g}",
+                hint="Raise --bpw.",
+            )
         return (budget,)
     if max_bytes is not None:
         if max_bytes > weights * ORIGINAL_BITS // 8:
             raise above_original("--max-size", f"at most {weights * ORIGINAL_BITS // 8} bytes", f"{max_bytes} bytes")
-        if max_bytes < least:
-            raise _below("--max-size", f"more than {int(least)} bytes", f"{max_bytes} bytes")
-        return (float(max_bytes),)
+        return (max(least, float(max_bytes)),)  # how much more than the matrices there is, the draft says
     return tuple(dict.fromkeys(default_budget(graph, least, room) for room in tried))
 
 
-def _below(option: str, expected: str, found: str) -> BudgetExceeded:
-    return BudgetExceeded(
-        f"{option} is below what the smallest formats take", expected=expected, found=found, hint=f"Raise {option}."
-    )
+def fewest_bits(graph: Graph) -> dict[str, Format]:
+    """The smallest format of every tensor, before anything is measured."""
+    shapes = {p.name: p.shape for p in graph.params}
+    least = {name: min(CANDIDATES, key=lambda fmt: (stack_bytes(fmt, shapes[name]), fmt)) for name in assignable(graph)}
+    return {**assign_uniform(graph, OTHERS), **least}
 
 
 def default_budget(graph: Graph, least: float, room: int) -> float:

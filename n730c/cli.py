@@ -215,6 +215,10 @@ def build(
         highlight=False,
         soft_wrap=True,
     )
+    if "predicted_kl" in summary:
+        errors.print(
+            f"expected KL divergence from the original: {summary['predicted_kl']:.2g} nats a token", highlight=False
+        )
     command = f'n730-exec {shlex.quote(summary["package"])} --trust --prompt "…"'
     errors.print(f"run it:  {command}", highlight=False, markup=False, soft_wrap=True)
 

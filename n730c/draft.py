@@ -11,7 +11,7 @@ from typing import Any
 from rich.console import Console
 
 from n730c.artifacts import GpuArch, KernelImage, KernelSpec, Plan, Program
-from n730c.budget import first_budgets, fit, least_budget, room_for_weights, rooms, seconds
+from n730c.budget import fewest_bits, first_budgets, fit, least_budget, room_for_weights, rooms, seconds
 from n730c.codegen import GpuImage, build_gpu_images, build_images, computable
 from n730c.dtypes import Format
 from n730c.errors import BudgetExceeded, ToolchainError, UsageError
@@ -19,7 +19,7 @@ from n730c.frontend.calibrate import linear_inputs
 from n730c.frontend.checkpoint import DEFAULT_CONTEXT, Checkpoint
 from n730c.frontend.model import load_model
 from n730c.ir.core import Graph
-from n730c.mixed import CALIBRATION_TOKENS, Calibrated, Prices, choose
+from n730c.mixed import CALIBRATION_TOKENS, Calibrated, Prices, choose, matrices, stack_bytes
 from n730c.mixed import Choice as MixedChoice
 from n730c.package import package_size
 from n730c.passes import Pass, run_passes
@@ -159,7 +159,7 @@ def _too_large(limit: int, least: int) -> BudgetExceeded:
     return BudgetExceeded(
         "the package does not fit --max-size",
         expected=f"at least {least} bytes",
-        found=str(limit),
+        found=f"{limit} bytes",
         hint="Give more, or take a smaller model.",
     )
 
@@ -217,6 +217,17 @@ class Drafter:
         planner = smallest(self.graph, self.target, len(self.tokenizer), context, kv, self.ram_bytes)
         planner.plans(self.ram_bytes)
         return room_for_weights(planner, self.ram_bytes)
+
+    def check_size(self) -> None:
+        """Refuse a --max-size that not even the matrices fit with the fewest bits. Raises BudgetExceeded."""
+        limit = self.options.max_bytes
+        if self.asked != MIXED or limit is None:
+            return
+        formats = fewest_bits(self.graph)
+        shapes = {p.name: p.shape for p in self.graph.params}
+        if limit < sum(stack_bytes(formats[name], shapes[name]) for name in matrices(self.graph)):
+            smallest = self._planned(MIXED, formats, kv_format(self.options.kv, MIXED))
+            raise _too_large(limit, self.finished(smallest).file_bytes)
 
     def best(self, room: int) -> Draft:
         """The draft that the options ask for. Raises BudgetExceeded if there is none."""
@@ -290,15 +301,18 @@ class Drafter:
 
     def planned(self, budget: float | None, prices: Prices | None = None) -> Planned:
         """With matrices of at most ``budget`` (bytes, or whatever ``prices`` are in) if the precision is mixed."""
-        options, done = self.options, self.stages.begin("planning")
-        mixed, wide = None, frozenset[str]()
         if budget is not None:
-            mixed = choose(self.graph, self._profile, budget, prices, options.activations)
-            wide = mixed.wide
-            precision, formats, kv = MIXED, mixed.formats, kv_format(options.kv, MIXED)
-        else:
-            precision, formats, kv = choose_formats(self.graph, self.checkpoint, self.asked, options.kv)
-            _say_rounded(self.console, self.checkpoint.rounded_again(formats))
+            mixed = choose(self.graph, self._profile, budget, prices, self.options.activations)
+            return self._planned(MIXED, mixed.formats, kv_format(self.options.kv, MIXED), mixed)
+        precision, formats, kv = choose_formats(self.graph, self.checkpoint, self.asked, self.options.kv)
+        _say_rounded(self.console, self.checkpoint.rounded_again(formats))
+        return self._planned(precision, formats, kv)
+
+    def _planned(
+        self, precision: str, formats: Mapping[str, Format], kv: Format, mixed: MixedChoice | None = None
+    ) -> Planned:
+        options, done = self.options, self.stages.begin("planning")
+        wide = mixed.wide if mixed else frozenset[str]()
         if options.activations == "wide":
             wide = frozenset(linear_inputs(self.graph.nodes).values())
         program = lower(self.graph, formats, kv, wide=wide)

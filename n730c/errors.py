@@ -8,7 +8,9 @@ class N730Error(Exception):
 
     def __init__(self, what: str, *, expected: str = "", found: str = "", hint: str = "") -> None:
         inner = ", ".join(part for part in (expected and f"expected {expected}", found and f"found {found}") if part)
-        text = what.rstrip(".") + (f" ({inner})" if inner else "") + "." + (f" {hint}" if hint else "")
+        if not what.endswith((" .", "..")):  # which are folders
+            what = what.rstrip(".")
+        text = what + (f" ({inner})" if inner else "") + "." + (f" {hint}" if hint else "")
         super().__init__(" ".join(text.split()))
 
 

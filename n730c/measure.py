@@ -32,8 +32,8 @@ from n730c.profile import SensitivityProfile
 from n730c.quant.calibrated import Rounder, coarse
 
 PROBES = 4  # windows that the rounder does not see
-PROBE_TOKENS = 256  # of each, at most
-LARGE_PROBES = (2, 128)  # the same of large models
+TRIED = (PROBES, 256)  # of these, and of the tokens of each, at most: what trials are carried on for
+LARGE_TRIED = (2, 128)  # the same of large models
 DIRECT = 1e12  # multiplications of trials above which a model is large
 ANCHOR = Format.INT3  # on which the rounder's error is compared with its estimate then
 # Trials that round no tensor, only what integer matrices read: all of it, and by the name of the value that is read.
@@ -53,7 +53,7 @@ class _Trials:
     """A visitor that makes trials, carries them on, and compares them at the end."""
 
     calibration: Calibration
-    probes: npt.NDArray[np.int64]  # i64[probes, tokens]
+    probes: npt.NDArray[np.int64]  # i64[probes, tokens]: the beginnings of the calibration's
     formats: tuple[Format, ...]
     direct: bool
     names: Collection[str]  # of the matrices that are tried
@@ -73,7 +73,7 @@ class _Trials:
             whole = [fmt for fmt in WHOLE if fmt in self.formats] if self.direct else [ANCHOR]
             trials += [[ACTIVATIONS, ""], *([TOGETHER, fmt.name] for fmt in whole)]
         carried = [k for k, trial in enumerate(trials) if trial[0] != TOGETHER]
-        bases = [self._base(stage, weights, j) for j in range(len(self.probes))]
+        bases = list(in_order(len(self.probes), lambda j: run_stage(stage, self._inputs(stage, j), weights)))
         reference = [_log_softmax(base[self.calibration.graph.output]) for base in bases] if last else []
         found: dict[str, dict[str, float]] = state.setdefault("divergence", {})
 
@@ -128,9 +128,9 @@ class _Trials:
             parts: list[list[Any]] = state.setdefault("parts", [])
             sum_of_changes = _Together(stage, bases)
             for name in names:
-                noisy, noise, errors = rounder.estimate(
-                    _flat(weights[name]), self.known.get(name), self.formats, ANCHOR
-                )
+                read = self.known.get(name)
+                seen = np.concatenate([base[read] for base in bases]) if read and read in moments else None
+                noisy, noise, errors = rounder.estimate(_flat(weights[name]), read, self.formats, ANCHOR, seen)
                 outputs = rerun(name, noisy)
                 trial = [name if last else f"(stage {stage.index})", ANCHOR.name]
                 share = 1.0 if last else sum_of_changes.add(outputs)
@@ -171,21 +171,16 @@ class _Trials:
     # ---- sequences ----
 
     def _slot(self, trial: int, probe: int) -> int:
-        """Slots of the store: the unchanged model's probes, then those of each trial."""
-        return (trial + 1) * len(self.probes) + probe
+        return trial * len(self.probes) + probe
 
     def _inputs(self, stage: Stage, j: int) -> Values:
-        ids: Any = self.probes[j]
-        return dict.fromkeys(self.calibration.graph.inputs, ids)
+        """Of the unchanged model."""
+        return self.calibration.inputs(stage, len(self.calibration.windows) + j, self.probes.shape[1])
 
     def _own(self, stage: Stage, trial: int, j: int) -> Values:
-        return self._inputs(stage, j) | self.store.get(stage.index - 1, self._slot(trial, j), stage.reads)
-
-    def _base(self, stage: Stage, weights: Values, j: int) -> Values:
-        values = run_stage(stage, self._own(stage, -1, j), weights)
-        if stage.index + 1 < len(self.calibration.stages):
-            self.store.put(stage.index, self._slot(-1, j), values, stage.writes)
-        return values
+        ids: Any = self.probes[j]
+        found: Values = dict.fromkeys(self.calibration.graph.inputs, ids)
+        return found | self.store.get(stage.index - 1, self._slot(trial, j), stage.reads)
 
 
 class _Together:
@@ -253,12 +248,11 @@ def _divergence(reference: npt.NDArray[np.float64], logits: Array) -> float:
 
 
 def split_windows(windows: npt.NDArray[np.int64]) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-    """(what the rounder learns from, the beginnings of the probes): the probes are spread over the text."""
-    count = min(PROBES, max(1, len(windows) // 8)) if len(windows) > 1 else 0
+    """(what the rounder learns from, the probes): these are spread over the text."""
+    count = min(PROBES, max(1, len(windows) // 4)) if len(windows) > 1 else 0
     held = [(2 * i + 1) * len(windows) // (2 * count) for i in range(count)]
     rest = [i for i in range(len(windows)) if i not in held]
-    probes = windows[held or [0]][:, :PROBE_TOKENS]
-    return windows[rest], probes
+    return windows[rest], windows[held or [0]]
 
 
 def measure(
@@ -282,13 +276,12 @@ def measure(
     shapes = {p.name: p.shape for p in graph.params}
     known = linear_inputs(graph.nodes)
     size = sum(int(np.prod(shapes[name])) for name in known)
-    work = size / 2 * len(known) * len(formats) * probes.size
+    work = size / 2 * len(known) * len(formats) * probes[:, : TRIED[1]].size
     if direct is None:
         direct = work <= DIRECT
-    if not direct:
-        probes = probes[: LARGE_PROBES[0], : LARGE_PROBES[1]]
-    calibration = Calibration(graph, weights, learned, folder)
-    visitor = _Trials(calibration, probes, tuple(formats), direct, names, known)
+    calibration = Calibration(graph, weights, learned, probes, folder)
+    count, length = TRIED if direct else LARGE_TRIED
+    visitor = _Trials(calibration, probes[:count, :length], tuple(formats), direct, names, known)
     state = calibration.run(visitor, progress)
     found: dict[str, dict[str, float]] = state["divergence"]
     inputs = found.pop(ACTIVATIONS)

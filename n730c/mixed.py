@@ -42,7 +42,7 @@ CANDIDATES = tuple(fmt for fmt in Format if fmt.is_integer)
 ORIGINAL_BITS = 16  # a weight: more than that loses nothing
 OTHERS = "int4"  # of the matrices that are not assigned
 _POINTS = 24  # of the Pareto curve
-_RECORD = 4  # of what a calibration that was ended leaves; another compiler's is not gone on with
+_RECORD = 5  # of what a calibration that was ended leaves; another compiler's is not gone on with
 
 
 @dataclass(frozen=True)
@@ -139,7 +139,7 @@ def calibrate(
     digest.update(np.ascontiguousarray(windows).tobytes())
     folder, lock = _claim(cache_folder() / "calibration" / digest.hexdigest()[:24])
     if known is not None:
-        calibration = Calibration(graph, checkpoint.tensor, split_windows(windows)[0], folder)
+        calibration = Calibration(graph, checkpoint.tensor, *split_windows(windows), folder)
         calibration.run(_Nothing(), progress)
         return Calibrated(known, calibration, folder, lock)
     found, calibration = measure(
@@ -163,6 +163,16 @@ class Choice:
     predicted: float
     wide: frozenset[str] = frozenset()  # values that matrices read in 16 bits
     activations: float = 0.0  # of what is predicted: the 8 bits of the other values
+    factor: float = 1.0  # all losses above are the profile's times this
+
+    def corrected(self, whole: float) -> Choice:
+        """The same where a trial of the whole package lost ``whole`` nats: everything predicted in that proportion.
+
+        Only sums need it: which tensors want more bits than others, what each costs alone says well.
+        """
+        factor = whole / self.predicted if self.predicted > 0 else 1.0
+        curve = tuple((price, factor * loss) for price, loss in self.curve)
+        return replace(self, curve=curve, predicted=whole, activations=factor * self.activations, factor=factor)
 
 
 Prices = Callable[[str, Format], float]  # of a tensor in a format

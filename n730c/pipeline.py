@@ -34,6 +34,7 @@ from n730c.progress import Stages
 from n730c.quant import encode, encode_vector, pack
 from n730c.runtime import run_runtime
 from n730c.target import Target
+from n730c.verify import divergence_of_probes
 
 
 def _tensor_bytes(
@@ -162,6 +163,7 @@ def build(options: Options, console: Console) -> dict[str, Any]:
         asked = options.precision or (MIXED if checkpoint.stored_formats() is None else None)
         job = Drafter(options, graph, checkpoint, target, tokenizer, chat_section, asked, ram_bytes, stages, console)
         room = job.room() if asked == MIXED else 0  # before the work begins: it may be that nothing fits
+        job.check_size()
         job.calibrated = calibrated = _calibrated(options, asked or AS_STORED, graph, checkpoint, texts, stages)
         made = job.best(room)
         planned, program, plans = made.planned, made.planned.program, made.planned.plans
@@ -172,6 +174,7 @@ def build(options: Options, console: Console) -> dict[str, Any]:
         if chat is not None and options.dump is not None:
             dump_text(options.dump, "chat.txt", chat.program.text())
 
+        lost: list[float] = []
         advance = stages.begin("quantizing")
         encoded = _tensor_bytes(program, job.graph, checkpoint, calibrated)
 
@@ -181,6 +184,8 @@ def build(options: Options, console: Console) -> dict[str, Any]:
             _check_text(written, tokenizer, texts)
             if chat is not None:
                 _check_chat(written, chat)
+            if calibrated is not None:
+                lost.append(divergence_of_probes(written, calibrated.calibration, done))
             done(1, 1, "")
 
         write_package(
@@ -189,11 +194,13 @@ def build(options: Options, console: Console) -> dict[str, Any]:
             check=check,
         )  # fmt: skip
     summary = summarize(output, program, plans[0], target, planned.precision)
+    if calibrated is not None:
+        summary["predicted_kl"] = lost[0]
     if planned.mixed is not None and calibrated is not None:
-        summary["predicted_kl"] = planned.predicted
+        summary["predicted_by_profile"] = planned.predicted
         if options.report is not None:
-            title = f"{checkpoint.name} for {target.name}"
-            page = draw_precision(title, job.graph, program, calibrated.profile, planned.mixed, output.stat().st_size)
+            title, choice = f"{checkpoint.name} for {target.name}", planned.mixed.corrected(lost[0])
+            page = draw_precision(title, job.graph, program, calibrated.profile, choice, output.stat().st_size)
             write_page(options.report, page)
     if calibrated is not None:
         calibrated.forget()

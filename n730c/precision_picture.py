@@ -43,7 +43,8 @@ y="{{ cell.y + 14 }}">{{ cell.text }}</text>
 <circle class="chosen" cx="{{ chosen.x }}" cy="{{ chosen.y }}" r="7"><title>{{ chosen.title }}</title></circle>
 </svg>
 <p>Each point is the best assignment at its size; the red one was built; a grey ring is one format for all tensors. KL
-divergence in nats a token, on a logarithmic scale, as expected from the profile.</p>
+divergence in nats a token, on a logarithmic scale: of what was built by a trial on text set aside, of the others as the
+profile expects them, in the same proportion.</p>
 <h2>Size by part</h2>
 {{ divided(parts, "size by part") }}{% endblock %}
 """
@@ -154,7 +155,7 @@ def draw_precision(
         name: (_heat((math.log(max(1e-12, cost)) - low) / span), _nats(cost), f"{name}: {_nats(cost)} nats")
         for name, cost in costs.items()
     }
-    points, chosen, uniform, ticks = _curve(choice, _uniform(graph, profile))
+    points, chosen, uniform, ticks = _curve(choice, _uniform(graph, profile, choice.factor))
     figures = [
         ("bits a weight, scales and embedding included", f"{program.bits_per_weight:.2f}"),
         ("file", show_size(file_bytes)),
@@ -190,14 +191,14 @@ def _reference(profile: SensitivityProfile) -> Format:
     return min(shared, key=lambda fmt: (abs(fmt.bits - 3), fmt))
 
 
-def _uniform(graph: Graph, profile: SensitivityProfile) -> dict[str, tuple[float, float]]:
+def _uniform(graph: Graph, profile: SensitivityProfile, factor: float) -> dict[str, tuple[float, float]]:
     """Size and expected loss of one format for all tensors of the profile, by the format's name."""
     things = items(graph, profile)
     shared = set.intersection(*(set(item.price) for item in things))
     return {
         fmt.name: (
             sum(item.price[fmt] for item in things),
-            profile.expected(sum(item.divergence[fmt] for item in things)),
+            factor * profile.expected(sum(item.divergence[fmt] for item in things)),
         )
         for fmt in sorted(shared)
     }

@@ -31,6 +31,7 @@ from n730c.pipeline import _tensor_bytes
 from n730c.profile import SensitivityProfile
 from n730c.quant.calibrated import Rounder
 from n730c.target import load_target
+from n730c.verify import divergence_of_probes
 
 SIZES = (2.75, 3.25, 4.0)  # bits a weight at which full and quick measurement choose
 
@@ -41,17 +42,15 @@ def assignments(bench: Assignments, count: int) -> list[str]:
     names = sorted(bench.profile.divergence)
     known = set.intersection(*(set(by) for by in bench.profile.divergence.values()))  # an older profile may lack some
     ladder = sorted(known, key=lambda fmt: (fmt.bits, fmt))
-    pairs, drawn = [], []
+    found, drawn = [], []
     for i in range(count):
         low = int(random.integers(0, len(ladder) - 2))  # a few neighbouring formats, so that all sizes occur
         some = ladder[low : low + int(random.integers(2, 5))]
         formats = {name: some[int(random.integers(len(some)))] for name in names}
-        predicted = bench.profile.predicted(formats)
-        measured = bench.measured(formats)[0]
-        pairs.append((predicted, measured))
+        found.append(bench.tried_and_measured(formats))
         drawn.append(formats)
-        print(f"assignment {i}: predicted {predicted:.5f}, measured {measured:.5f}", flush=True)
-    predicted, measured = np.array(pairs).T
+        print(f"assignment {i}: tried {found[-1][0]:.5f}, measured {found[-1][1]:.5f}", flush=True)
+    tried, measured = np.array(found).T
     lines = [
         f"{count} random assignments: what each method predicts, against the KL measured. Errors have no unit of their",
         "own: they are multiplied by whatever makes their median right.",
@@ -64,8 +63,9 @@ def assignments(bench: Assignments, count: int) -> list[str]:
     methods["the profile of large models: noise carried from each layer"] = quick.predicted
     for method, by in bench.errors().items():
         methods[method] = lambda formats, by=by: sum(by[name][fmt] for name, fmt in formats.items())
-    for method, predict in methods.items():
-        predicted = np.array([predict(formats) for formats in drawn])
+    columns = {"a trial of the finished package, on text that was set aside": tried}
+    columns |= {method: np.array([predict(formats) for formats in drawn]) for method, predict in methods.items()}
+    for method, predicted in columns.items():
         ranks = np.corrcoef(predicted.argsort().argsort(), measured.argsort().argsort())[0, 1]
         ratio = predicted / measured
         middle = float(np.median(ratio))
@@ -73,12 +73,12 @@ def assignments(bench: Assignments, count: int) -> list[str]:
             ratio, middle = ratio / middle, 1.0
         lines.append(f"| {method} | {ranks:.3f} | {middle:.2f} | {ratio.min():.2f} | {ratio.max():.2f} |")
         print(lines[-1], flush=True)
-    lines += ["", "| | bits a weight | KL predicted | measured |", "|---|---|---|---|"]
+    lines += ["", "| | bits a weight | KL by the profile | by a trial | measured |", "|---|---|---|---|---|"]
 
     def row(title: str, formats: dict[str, Format], profile: SensitivityProfile) -> None:
-        kl = bench.measured(formats)[0]
+        tried, kl = bench.tried_and_measured(formats)
         bits = 8 * bench.size(formats) / bench.subject.matrix_elements
-        lines.append(f"| {title} | {bits:.2f} | {profile.predicted(formats):.4f} | {kl:.4f} |")
+        lines.append(f"| {title} | {bits:.2f} | {profile.predicted(formats):.4f} | {tried:.4f} | {kl:.4f} |")
         print(lines[-1], flush=True)
 
     three = (Format.INT2, Format.INT4, Format.INT8)
@@ -156,11 +156,13 @@ class Assignments:
                 relative[fmt] = error / float((whole * weight).sum())
         return errors
 
-    def measured(self, formats: dict[str, Format]) -> tuple[float, float]:
+    def tried_and_measured(self, formats: dict[str, Format]) -> tuple[float, float]:
+        """KL of a package of these formats: on the probes of its calibration, and on the subject's text."""
         every = {**assign_uniform(self.graph, "int8"), **formats}
         program = lower(self.graph, every, Format.F16)
         plans = Planner(program, self.target, len(self.tokenizer), self.graph.context).plans(self.target.ram_bytes)
         path = self.subject.folder / "assignment.n730"
         encoded = _tensor_bytes(program, self.graph, self.subject.checkpoint, self.calibrated)
         write_package(path, program, plans, (), encoded, self.tokenizer, b"", {})
-        return self.subject.measured(path)
+        tried = divergence_of_probes(path, self.calibrated.calibration, lambda done, total, note: None)
+        return tried, self.subject.measured(path)[0]

@@ -36,8 +36,8 @@ LIMITS = {"Q2_K": 0.7, "Q3_K_M": 0.7, "Q4_K_M": 0.8, "Q6_K": 0.8, "IQ2_M": 1.0, 
 def beside_the_peer(subject: Subject, command: tuple[str, ...], kinds: list[str]) -> list[str]:
     lines = [
         "| size of | bits a weight | llama.cpp: KL | top-1 | n730c: KL | top-1 | ours / theirs | at most "
-        "| predicted / measured |",
-        "|---|---|---|---|---|---|---|---|---|",
+        "| predicted / measured | by the profile alone |",
+        "|---|---|---|---|---|---|---|---|---|---|",
     ]
     for kind in kinds:
         peer = subject.peer(command, kind)
@@ -46,7 +46,8 @@ def beside_the_peer(subject: Subject, command: tuple[str, ...], kinds: list[str]
         ratio = ours["kl"] / peer["kl"]
         lines.append(
             f"| {kind} | {bpw:.2f} | {peer['kl']:.5f} | {peer['top1']:.3f} | {ours['kl']:.5f} | {ours['top1']:.3f} "
-            f"| {ratio:.2f} | {LIMITS[kind]:.1f} | {ours['predicted'] / ours['kl']:.2f} |"
+            f"| {ratio:.2f} | {LIMITS[kind]:.1f} | {ours['predicted_kl'] / ours['kl']:.2f} "
+            f"| {ours['predicted_by_profile'] / ours['kl']:.2f} |"
         )
         print(lines[-1], flush=True)
     return lines

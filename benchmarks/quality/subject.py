@@ -11,14 +11,11 @@ from typing import Any
 
 import numpy as np
 
-from n730c.artifacts import split_block_name
 from n730c.evaluate import compare_logits, log_softmax
 from n730c.frontend.calibration_text import read_text, token_windows
 from n730c.frontend.chat_template import read_chat_template
 from n730c.frontend.model import load_model
 from n730c.frontend.reference import Reference
-from n730c.package import read_package
-from n730c.profile import read_profile
 from n730c.runtime import run_runtime
 
 CALIBRATED = 0.42  # of the held-out text; the rest is what is measured
@@ -124,7 +121,8 @@ class Subject:
 
     # ---- ourselves ----
 
-    def build(self, name: str, *options: str) -> Path:
+    def build(self, name: str, *options: str) -> tuple[Path, dict[str, Any]]:
+        """The package and its summary."""
         path = self.folder / f"{name}.n730"
         choices: list[str | Path] = [
             "--target",
@@ -135,8 +133,8 @@ class Subject:
         ]
         if self.calibration is not None:
             choices += ["--calibration", self.calibration]
-        run([sys.executable, "-m", "n730c", "build", self.model, *choices, *options, "-o", path])
-        return path
+        said = run([sys.executable, "-m", "n730c", "build", self.model, *choices, *options, "--json", "-o", path])
+        return path, json.loads(said)
 
     def measured(self, package: Path) -> tuple[float, float]:
         """KL and agreement by n730-exec itself."""
@@ -150,10 +148,9 @@ class Subject:
 
     def mixed(self, name: str, bpw: float) -> dict[str, Any]:
         profile = self.folder / "profile.json"
-        path = self.build(name, "--bpw", f"{bpw:.4f}", "--profile", str(profile))
+        path, summary = self.build(name, "--bpw", f"{bpw:.4f}", "--profile", str(profile))
         kl, top1 = self.measured(path)
-        formats = {split_block_name(tensor.name)[0]: tensor.format for tensor in read_package(path).program.tensors}
-        return {"kl": kl, "top1": top1, "predicted": read_profile(profile).predicted(formats)}
+        return {"kl": kl, "top1": top1, **summary}
 
     def describe(self) -> str:
         """What was measured, in one paragraph."""

@@ -3,6 +3,9 @@
 In memory are one layer's weights and its moments; what goes from layer to layer is in files. Every finished layer is
 recorded, so that a pass that was ended at any moment goes on behind the last one. What else is to be measured on the
 way (the rounder's trials) is given as a ``Visitor``: it sees each layer with its weights and moments at hand.
+
+Some windows, the *probes*, go through the model beside the others without a part in the moments. What the original
+makes of them is kept: on text that the rounder never saw the finished package is compared with it (n730c/verify.py).
 """
 
 from __future__ import annotations
@@ -55,12 +58,20 @@ def in_order(count: int, work: Callable[[int], Any]) -> Iterator[Any]:
 
 
 class Calibration:
-    """One pass over ``windows`` i64[windows, tokens], recorded in ``folder``. ``weights(name)`` reads a tensor."""
+    """One pass over ``windows`` and ``probes``, recorded in ``folder``. ``weights(name)`` reads a tensor.
+
+    Both are token ids i64[windows, tokens], of the same length; only ``windows`` count in the moments.
+    """
 
     def __init__(
-        self, graph: Graph, weights: Callable[[str], Array], windows: npt.NDArray[np.int64], folder: Path
+        self,
+        graph: Graph,
+        weights: Callable[[str], Array],
+        windows: npt.NDArray[np.int64],
+        probes: npt.NDArray[np.int64],
+        folder: Path,
     ) -> None:
-        self.graph, self.weights, self.windows, self.folder = graph, weights, windows, folder
+        self.graph, self.weights, self.windows, self.probes, self.folder = graph, weights, windows, probes, folder
         self.stages = stages(graph)
         widths = {node.name: node.width for node in graph.nodes}
         self.activations = Activations(folder / "activations", windows.shape[1], widths)
@@ -97,23 +108,27 @@ class Calibration:
                 seen[node.inputs[0]] = x
                 return x
 
+            probe = index - len(self.windows)
             # of the last stage only the linear layers' inputs are wanted, not the logits of every token
-            values = run_stage(stage, self.inputs(stage, index), weights, observe, self._before_logits(stage, last))
-            if last:
+            wanted = self._before_logits(stage, last) if probe < 0 else None
+            values = run_stage(stage, self.inputs(stage, index), weights, observe, wanted)
+            if last and probe >= 0:
+                self._write(self._logits_file(probe), values[self.graph.output].tobytes())
+            elif last:
                 for node in stage.nodes:
                     if node.op is Op.LINEAR and node.inputs[0] in values:
                         seen[node.inputs[0]] = values[node.inputs[0]]
             else:
                 self.activations.put(stage.index, index, values, stage.writes)
-            return seen
+            return seen if probe < 0 else {}
 
         pending: dict[str, list[Array]] = {}
         waiting = 0
-        for index, seen in enumerate(in_order(len(self.windows), one)):
+        for index, seen in enumerate(in_order(len(self.windows) + len(self.probes), one)):
             for name, x in seen.items():
                 pending.setdefault(name, []).append(x)
             waiting += self.windows.shape[1]
-            if waiting >= _PRODUCT_TOKENS or index + 1 == len(self.windows):
+            if pending and (waiting >= _PRODUCT_TOKENS or index + 1 == len(self.windows)):
                 _add_products(sums, {name: np.concatenate(some) for name, some in pending.items()})
                 pending, waiting = {}, 0
         for moment in sums.values():
@@ -127,8 +142,9 @@ class Calibration:
         return tuple(node.name for node in stage.nodes if node.name != self.graph.output) if last else None
 
     def inputs(self, stage: Stage, index: int, tokens: int | None = None) -> Values:
-        """What a stage reads of one window: the ids, and what the stage before left."""
-        ids: Any = self.windows[index][:tokens]
+        """What a stage reads of one window (behind the last: of a probe): the ids, and what the stage before left."""
+        probe = index - len(self.windows)
+        ids: Any = (self.windows[index] if probe < 0 else self.probes[probe])[:tokens]
         found: Values = dict.fromkeys(self.graph.inputs, ids)
         return found | self.activations.get(stage.index - 1, index, stage.reads, tokens)
 
@@ -147,6 +163,14 @@ class Calibration:
     def moment(self, value: str) -> Array:
         """Mean of x xᵀ of a value that linear layers read, f32[features, features]."""
         return _unpacked(np.fromfile(self.moment_file(value), dtype=np.float32))
+
+    def _logits_file(self, probe: int) -> Path:
+        return self.folder / f"logits-{probe}"
+
+    def logits(self, probe: int) -> Array:
+        """What the original makes of a probe, f32[tokens, vocab]."""
+        flat = np.fromfile(self._logits_file(probe), dtype=np.float32)
+        return flat.reshape(self.probes.shape[1], -1)
 
     def _write(self, file: Path, content: bytes) -> None:
         with system_errors(

@@ -108,11 +108,13 @@ def test_the_speed_asked_for_is_kept(models: Models, profile: tuple[Path, Path],
 
 
 def test_same_input_same_bytes_whether_measured_or_read(
-    models: Models, profile: tuple[Path, Path], tmp_path: Path
+    models: Models, profile: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     output = tmp_path / "again.n730"
-    build(models, output, "--bpw", "3.2", "--profile", profile[0])
+    build(models, output, "--bpw", "3.2", "--profile", profile[0], "--json")
     assert output.read_bytes() == profile[1].read_bytes()
+    summary = json.loads(capsys.readouterr().out)  # what a run of the whole lost, beside the sum of its parts
+    assert 0.4 < summary["predicted_kl"] / summary["predicted_by_profile"] < 2.5
 
 
 def test_inputs_that_hurt_are_read_in_16_bits(models: Models, profile: tuple[Path, Path], tmp_path: Path) -> None:
@@ -186,7 +188,10 @@ def test_budgets_that_cannot_be(models: Models, profile: tuple[Path, Path], tmp_
     output = tmp_path / "out.n730"
     assert "expected at least 2." in refusal(models, output, "--bpw", "1.5", *known)
     assert "above the size of the original" in refusal(models, output, "--bpw", "17", *known)
-    assert "expected more than" in refusal(models, output, "--max-size", "9K", *known)
+    least = refusal(models, output, "--max-size", "9K", *known)
+    assert "does not fit --max-size (expected at least " in least
+    size = int(least.partition("at least ")[2].split()[0])
+    assert f"at least {size} bytes, found {size - 1}" in refusal(models, output, "--max-size", str(size - 1), *known)
     assert "above the size of the original" in refusal(models, output, "--max-size", "1G", *known)
     assert "expected one" in refusal(models, output, "--max-size", "1M", "--bpw", "3", *known)
     assert "expected one" in refusal(models, output, "--tokens-per-s", "1", "--bpw", "3", *known)
@@ -197,6 +202,7 @@ def test_budgets_that_cannot_be(models: Models, profile: tuple[Path, Path], tmp_
 def test_texts_that_will_not_do(models: Models, tmp_path: Path) -> None:
     output, text = tmp_path / "out.n730", tmp_path / "text.txt"
     assert "cannot read" in refusal(models, output, "--calibration", text)
+    assert "cannot read . (found Is a directory)" in refusal(models, output, "--calibration", Path())
     for content, words in (
         (b"", "holds no text"),
         (b" \n", "holds no text"),

@@ -20,7 +20,7 @@ from n730c.ir.core import Graph
 from n730c.ir.interpret import interpret
 from tests.models import DEMO, make_model
 
-IDS = np.random.default_rng(0).integers(0, 2048, (3, 20))
+IDS, PROBES = np.split(np.random.default_rng(0).integers(0, 2048, (5, 20)), [3])
 
 
 @pytest.fixture(scope="module")
@@ -67,9 +67,13 @@ def test_layer_by_layer_gives_the_same_logits(model: tuple[Graph, Checkpoint], t
 
 def test_moments_are_those_of_the_inputs(model: tuple[Graph, Checkpoint], tmp_path: Path) -> None:
     graph, checkpoint = model
-    calibration = Calibration(graph, checkpoint.tensor, IDS, tmp_path)
+    calibration = Calibration(graph, checkpoint.tensor, IDS, PROBES, tmp_path)
     recorder = Recorder()
     calibration.run(recorder, silent)
+    for index, probe in enumerate(PROBES):  # which have no part in the moments
+        np.testing.assert_array_equal(
+            calibration.logits(index), interpret(graph, list(map(int, probe)), checkpoint.tensor)
+        )
     assert set(recorder.moments) == set(linear_inputs(graph.nodes).values())
     first = next(node for node in graph.nodes if node.layer == 0)  # the norm in front of q, k, v
     weight = checkpoint.tensor(dict(first.params)["weight"])
@@ -84,11 +88,11 @@ def test_a_pass_goes_on_behind_the_last_finished_layer(
 ) -> None:
     graph, checkpoint = model
     whole = Recorder()
-    Calibration(graph, checkpoint.tensor, IDS, tmp_path / "whole").run(whole, silent)
+    Calibration(graph, checkpoint.tensor, IDS, PROBES, tmp_path / "whole").run(whole, silent)
     with pytest.raises(KeyboardInterrupt):
-        Calibration(graph, checkpoint.tensor, IDS, tmp_path / "cut").run(Recorder(until), silent)
+        Calibration(graph, checkpoint.tensor, IDS, PROBES, tmp_path / "cut").run(Recorder(until), silent)
     second = Recorder()
-    state = Calibration(graph, checkpoint.tensor, IDS, tmp_path / "cut").run(second, silent)
+    state = Calibration(graph, checkpoint.tensor, IDS, PROBES, tmp_path / "cut").run(second, silent)
     assert second.seen == list(range(until, 6)) and state["stages"] == list(range(6))
     for name, moment in second.moments.items():
         np.testing.assert_array_equal(moment, whole.moments[name])
