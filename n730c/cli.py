@@ -215,6 +215,8 @@ def build(
         highlight=False,
         soft_wrap=True,
     )
+    if summary["device_reason"] and not plan["vram_bytes"]:
+        errors.print(summary["device_reason"], highlight=False, markup=False, soft_wrap=True)
     if "predicted_kl" in summary:
         errors.print(
             f"expected KL divergence from the original: {summary['predicted_kl']:.2g} nats a token", highlight=False

@@ -10,7 +10,7 @@ from typing import Any
 
 from rich.console import Console
 
-from n730c.artifacts import GpuArch, KernelImage, KernelSpec, Plan, Program
+from n730c.artifacts import OVERHEAD, GpuArch, KernelImage, KernelSpec, Plan, Program
 from n730c.budget import fewest_bits, first_budgets, fit, least_budget, room_for_weights, rooms, seconds
 from n730c.codegen import GpuImage, build_gpu_images, build_images, computable
 from n730c.dtypes import Format
@@ -23,6 +23,7 @@ from n730c.mixed import CALIBRATION_TOKENS, Calibrated, Prices, choose, matrices
 from n730c.mixed import Choice as MixedChoice
 from n730c.package import package_size
 from n730c.passes import Pass, run_passes
+from n730c.passes.explain import explain_card
 from n730c.passes.fold_slices import FoldSlices
 from n730c.passes.fuse_silu_mul import FuseSiluMul
 from n730c.passes.lower import lower
@@ -173,6 +174,7 @@ class Planned:
     mixed: MixedChoice | None
     program: Program
     plans: tuple[Plan, ...]
+    card: str  # what they do with the target's card and why; empty: it has none
 
     @property
     def predicted(self) -> float:
@@ -322,7 +324,8 @@ class Drafter:
         planner = Planner(program, self.target, len(self.tokenizer), context, card_steps=computable(program))
         plans = planner.plans(self.ram_bytes)
         done(1, 1, f"{plans[0].ram_bytes / 2**20:.0f} MiB of RAM")
-        return Planned(precision, formats, mixed, program, plans)
+        best = planner.best(self.ram_bytes - OVERHEAD)
+        return Planned(precision, formats, mixed, program, plans, explain_card(planner, best) if best else "")
 
     def finished(self, planned: Planned) -> Draft:
         """The same with its kernels, and how large it will be."""

@@ -10,7 +10,7 @@ from typing import Any
 
 from n730c.artifacts import OVERHEAD, Plan, Program
 from n730c.budget import nominal_formats, room_for_weights, rooms
-from n730c.codegen import computable
+from n730c.codegen import computable, nvrtc_missing
 from n730c.draft import PASSES, choose_context, choose_formats, smallest
 from n730c.dtypes import Format
 from n730c.errors import N730Error, UsageError
@@ -50,6 +50,13 @@ class Forecast:
     def least_bytes(self) -> int:
         return self.planner.least_arena + OVERHEAD
 
+    @property
+    def _device_reason(self) -> str:
+        if self.choice is None:
+            return ""
+        reason, missing = explain_card(self.planner, self.choice), nvrtc_missing() if self.choice.card else ""
+        return reason + (f" No kernels for it can be made here: {missing}" if missing else "")
+
     def facts(self) -> dict[str, Any]:
         """``plan --json``: sizes in bytes, speeds in tokens a second, times in seconds; zeros where it does not fit."""
         plan = self.plan
@@ -72,7 +79,7 @@ class Forecast:
             if self.choice
             else 0.0,  # that is counted on
             "device": self.choice.device if self.choice else "cpu",
-            "device_reason": explain_card(self.planner, self.choice) if self.choice else "",
+            "device_reason": self._device_reason,
             "devices": self.planner.devices(self.choice) if self.choice else {},  # tokens/s
         }
 

@@ -30,6 +30,15 @@ class Compiled:
     cubin: bytes
 
 
+def missing() -> str:
+    """Why no kernels for graphics cards can be made here, and what helps; empty: they can."""
+    try:
+        library()
+    except ToolchainError as error:
+        return str(error)
+    return ""
+
+
 def library() -> ctypes.CDLL:
     """NVRTC 11.8 from its wheel. Raises ToolchainError, naming the extra, where it is not installed."""
     spec = importlib.util.find_spec("nvidia")

@@ -19,6 +19,10 @@ def explain_card(planner: Planner, choice: Choice) -> str:
         return f"The card is not used: no compiler makes kernels for {target.gpu.arch}, which is older than sm_35."
     if planner.card is None:
         return "The card is not used: none of the steps has a kernel for it."
+    if not planner.card.rounds:
+        return (
+            "The card is not used: its kernels read inputs of 8 bits, and all matrices have wider ones (--activations)."
+        )
     speeds = planner.devices(choice)
     rates = ", ".join(f"{_WAYS[name]} {speed:.3g}" for name, speed in speeds.items())
     if choice.card is None:

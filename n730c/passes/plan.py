@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, partial
 from itertools import product
 
 from n730c.artifacts import OVERHEAD, PAGE, Plan, Program
@@ -105,9 +105,9 @@ class Planner(Ways):
         """Those that gain enough over the CPU alone."""
         return tuple(filter(self._pays, self.card_choices))
 
-    def _pays(self, choice: Choice) -> bool:
-        """Whether it gains enough over the CPU alone in the same memory."""
-        alone = self.best_on_cpu(self.arena_bytes(choice))
+    def _pays(self, choice: Choice, arena_bytes: int | None = None) -> bool:
+        """Whether it gains enough over the CPU alone in so much memory; None: as much as it takes itself."""
+        alone = self.best_on_cpu(self.arena_bytes(choice) if arena_bytes is None else arena_bytes)
         return alone is None or self.timeline(choice).period * LEAST_GAIN <= self.timeline(alone).period
 
     def _floor(self, card: CardUse, arena_bytes: int) -> float:
@@ -124,11 +124,12 @@ class Planner(Ways):
             return None
         best: _Rank = (_comparable(self.timeline(limit).period), 0, 0)
         found = None
+        pays = partial(self._pays, arena_bytes=arena_bytes)
         floors = [(self._floor(card, arena_bytes), -i, card) for i, card in enumerate(self.card.parts)]
         for floor, _, card in sorted(floors, key=lambda f: f[:2]):
             if floor >= best[0]:
                 break
-            best, better = self._fastest(self._candidates_beside(card), arena_bytes, best, self._pays)
+            best, better = self._fastest(self._candidates_beside(card), arena_bytes, best, pays)
             found = better or found
         return found
 
@@ -143,12 +144,16 @@ class Planner(Ways):
         return {name: speeds[name] for name in ("cpu", "gpu", "split") if name in speeds}
 
     def best(self, arena_bytes: int) -> Choice | None:
-        """The fastest choice whose arena takes at most so much, with the card if that pays."""
+        """The fastest choice whose arena takes at most so much, with the card if that pays.
+
+        More memory is never slower, but for this: where the CPU alone comes near to what the card did in less, the card
+        is left out, as weights that only VRAM holds make a run depend on it.
+        """
         alone = self.best_on_cpu(arena_bytes)
         if alone is None:
             return None  # whoever has no card must be able to run the package, too
-        fitting = [choice for choice in self.paying_choices if self.arena_bytes(choice) <= arena_bytes]
-        best = min((*fitting, alone), key=lambda choice: self.timeline(choice).period)
+        fitting = [c for c in self.paying_choices if self.arena_bytes(c) <= arena_bytes and self._pays(c, arena_bytes)]
+        best = min(fitting, key=lambda choice: self.timeline(choice).period, default=alone)
         return self.best_beside_disk(arena_bytes, best) or best
 
     def best_on_cpu(self, arena_bytes: int) -> Choice | None:
@@ -205,7 +210,7 @@ class Planner(Ways):
     def _with_card(self, arena_bytes: int, on_cpu: Sequence[Choice]) -> list[Choice]:
         """Choices with the card, largest arena first; ``on_cpu``: those without, likewise.
 
-        The runtime takes the first that fits: so each is faster than whatever runs without a card in less memory than
+        The runtime takes the fastest that fits: so each is faster than whatever runs without a card in less memory than
         the one before it takes.
         """
         best = self.best(arena_bytes)

@@ -8,8 +8,6 @@
 namespace n730 {
 
 namespace {
-constexpr uint64_t STAGING = uint64_t(4) << 20; // bytes of pinned memory that weights pass through: whole pieces
-
 uint64_t tile_bytes(const Tensor &weight) { return matrix_bytes(weight.format, TILE_ROWS, weight.cols); }
 } // namespace
 

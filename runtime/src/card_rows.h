@@ -13,6 +13,8 @@ namespace n730 {
 
 class CardRows {
   public:
+    static constexpr uint64_t STAGING = uint64_t(4) << 20; // bytes of pinned memory that weights pass through: whole pieces
+
     // nullptr: this machine's card does not run this plan, and `why` says so in one line. The package outlives the
     // object. Throws PackageError, CardFailed.
     static std::unique_ptr<CardRows> open(const Package &package, size_t plan, bool trust, std::string &why);

@@ -167,7 +167,7 @@ int info(const std::string &path, uint64_t ram, bool json) {
     const FileSource source(path);
     const Package package = read_package(source);
     const CardView view = look_for_card(package);
-    const auto fits = [&](size_t plan) { return view.image != nullptr && package.plans[plan].vram_bytes <= view.free; };
+    const auto fits = [&](size_t plan, uint64_t) { return view.image != nullptr && package.plans[plan].vram_bytes <= view.free; };
     const PlanChoice choice = choose_plan(package, ram, platform::free_ram(), fits);
     put(json ? as_json(package, path, choice, view) : as_text(package, path, choice, view));
     put_flush();

@@ -4,6 +4,7 @@
 #include "utf8.h"
 
 #include <algorithm>
+#include <numeric>
 
 namespace n730 {
 
@@ -19,12 +20,17 @@ FileSource::FileSource(const std::string &path) {
 PlanChoice choose_plan(const Package &package, uint64_t ram, uint64_t free_ram, const CardFits &card_fits) {
     const uint64_t unlimited = ~uint64_t(0);
     const uint64_t limit = std::min(ram == 0 ? unlimited : ram, free_ram == 0 ? unlimited : free_ram);
-    for (size_t i = 0; i < package.plans.size(); ++i)
-        if (package.plans[i].ram_bytes() <= limit &&
-            (package.plans[i].vram_bytes == 0 || (card_fits && card_fits(i)))) {
-            if (limit == unlimited) return {i, "the largest"};
-            return {i, "the first that fits " + format_size(limit) + (ram != 0 && limit == ram ? " of --ram" : " of free memory")};
-        }
+    std::vector<size_t> order(package.plans.size());
+    std::iota(order.begin(), order.end(), size_t(0));
+    std::stable_sort(order.begin(), order.end(), [&](size_t a, size_t b) {
+        return package.plans[a].decode_tokens_per_s > package.plans[b].decode_tokens_per_s;
+    });
+    for (const size_t i : order) {
+        const uint64_t need = package.plans[i].ram_bytes();
+        if (need > limit || (package.plans[i].vram_bytes > 0 && !(card_fits && card_fits(i, limit - need)))) continue;
+        if (limit == unlimited) return {i, "the fastest"};
+        return {i, "the fastest that fits " + format_size(limit) + (ram != 0 && limit == ram ? " of --ram" : " of free memory")};
+    }
     const std::string need = format_need(package.plans.back().ram_bytes());
     if (ram != 0 && limit == ram)
         return {{},
@@ -47,10 +53,13 @@ Arena::~Arena() { platform::release(data_, bytes_); }
 // program if that can be. What stands in the way is said in one line, and the CPU computes.
 size_t Model::choose(const RunOptions &options) {
     std::string why;
-    const CardFits card_fits = [&](size_t plan) { return options.device != "cpu" && open_card(options, plan, why); };
+    const CardFits card_fits = [&](size_t plan, uint64_t spare) {
+        return options.device != "cpu" && open_card(options, plan, spare, why);
+    };
     const PlanChoice choice = choose_plan(package, options.ram, platform::free_ram(), card_fits);
     if (!choice.plan) throw Error(choice.why);
-    if (options.device == "cuda" && package.plans[*choice.plan].vram_bytes == 0) open_card(options, *choice.plan, why);
+    if (options.device == "cuda" && package.plans[*choice.plan].vram_bytes == 0)
+        open_card(options, *choice.plan, ~uint64_t(0), why);
     if (gpu != nullptr)
         say("computing on " + gpu->card().describe() + " with " + format_size(gpu->vram_bytes()) + " of its memory");
     else if (card_rows != nullptr)
@@ -61,16 +70,31 @@ size_t Model::choose(const RunOptions &options) {
     return *choice.plan;
 }
 
-bool Model::open_card(const RunOptions &options, size_t plan, std::string &why) {
+// How much memory a driver takes for itself is known when it runs.
+bool Model::open_card(const RunOptions &options, size_t plan, uint64_t spare, std::string &why) {
+    if (card_failed) return false;
+    if (options.kernels == KernelChoice::BUILTIN) {
+        why = "the kernels for the graphics card are the package's own code, and --kernels builtin runs none of that";
+        return false;
+    }
+    const uint64_t before = platform::rss();
     try {
         if (!package.cards[plan].empty())
             card_rows = CardRows::open(package, plan, options.trust, why);
         else
             gpu = DeviceCuda::open(package, plan, options.trust, why);
-    } catch (const Error &error) { // other plans, or the CPU, do without
+    } catch (const Error &error) { // the CPU does without
         why = error.what();
+        card_failed = true;
     }
-    return card_rows != nullptr || gpu != nullptr;
+    if (card_rows == nullptr && gpu == nullptr) return false;
+    const uint64_t after = platform::rss(), taken = (after > before ? after - before : 0) + (card_rows ? CardRows::STAGING : 0);
+    if (taken <= spare) return true;
+    why = "the graphics card's driver and its buffers take too much memory beside the plan (expected " + format_size(spare) +
+          " at most, found " + format_need(taken) + ")";
+    card_rows.reset();
+    gpu.reset();
+    return false;
 }
 
 void Model::load_card() {

@@ -37,14 +37,15 @@ struct RunOptions {
     KernelChoice kernels = KernelChoice::AUTO;
 };
 
-// Whether a plan that wants a graphics card may be taken.
-using CardFits = std::function<bool(size_t plan)>;
+// Whether a plan that wants a graphics card may be taken; `spare`: bytes of RAM that are left for the driver.
+using CardFits = std::function<bool(size_t plan, uint64_t spare)>;
 
 struct PlanChoice {
     std::optional<size_t> plan; // none: nothing fits
     std::string why;            // in words, either way
 };
-// The first plan that fits `ram` (if not 0) and what is really free (if known, not 0). Without `card_fits` none with VRAM.
+// Of the plans that fit `ram` (if not 0) and what is really free (if known, not 0) the one that is predicted to be fastest, of
+// equals the first. Without `card_fits` none with VRAM.
 PlanChoice choose_plan(const Package &package, uint64_t ram, uint64_t free_ram, const CardFits &card_fits = {});
 
 // One planned piece of memory.
@@ -80,6 +81,7 @@ class Model {
     Package package;
     std::unique_ptr<DeviceCuda> gpu;      // computes everything, if there
     std::unique_ptr<CardRows> card_rows;  // or the rows that the plan gives it
+    bool card_failed = false;             // when it was opened: no other plan asks it again
     size_t plan_index;
     double load_seconds = 0; // what load() took
     uint64_t loaded_bytes = 0;
@@ -93,7 +95,7 @@ class Model {
   private:
     const bool untrusted_code_; // there is some, and it is left aside
     size_t choose(const RunOptions &options);
-    bool open_card(const RunOptions &options, size_t plan, std::string &why);
+    bool open_card(const RunOptions &options, size_t plan, uint64_t spare, std::string &why);
     void load_card();
     void say_plan() const;
     const uint8_t *tables();

@@ -55,7 +55,8 @@ void close_library(void *library);
 
 uint64_t free_ram();  // bytes that this process can have in all without swapping, limits of control groups included;
                       // 0: unknown
-uint64_t peak_rss();  // bytes, of this process so far
+uint64_t rss();       // bytes of memory that this process has now
+uint64_t peak_rss();  // and the most so far
 int physical_cores(); // that this process may use, at least 1
 double seconds();     // a monotonic clock
 bool stdout_is_tty();

@@ -217,6 +217,8 @@ uint64_t free_ram() {
     return std::min(room.most, room.left + kernel + (number_after(slurp("/proc/self/status"), "RssAnon:", 0) << 10));
 }
 
+uint64_t rss() { return number_after(slurp("/proc/self/status"), "VmRSS:", 0) << 10; }
+
 // VmHWM and not getrusage: ru_maxrss is inherited from the parent's image across exec.
 uint64_t peak_rss() { return number_after(slurp("/proc/self/status"), "VmHWM:", 0) << 10; }
 

@@ -149,11 +149,16 @@ uint64_t free_ram() {
     return ::GlobalMemoryStatusEx(&status) ? status.ullAvailPhys : 0;
 }
 
-uint64_t peak_rss() {
+namespace {
+PROCESS_MEMORY_COUNTERS memory_counters() {
     PROCESS_MEMORY_COUNTERS counters = {};
-    return ::K32GetProcessMemoryInfo(::GetCurrentProcess(), &counters, sizeof counters) ? counters.PeakWorkingSetSize
-                                                                                        : 0;
+    if (!::K32GetProcessMemoryInfo(::GetCurrentProcess(), &counters, sizeof counters)) return {};
+    return counters;
 }
+} // namespace
+
+uint64_t rss() { return memory_counters().WorkingSetSize; }
+uint64_t peak_rss() { return memory_counters().PeakWorkingSetSize; }
 
 int physical_cores() {
     DWORD bytes = 0;

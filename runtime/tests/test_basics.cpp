@@ -80,7 +80,7 @@ TEST_CASE("JSON is escaped and never holds what JSON has no word for") {
     CHECK(json_array(std::vector<int>{1, 2}, [](int i) { return std::to_string(i); }) == "[1, 2]");
 }
 
-TEST_CASE("the first plan that fits is taken") {
+TEST_CASE("the fastest plan that fits is taken, of equals the first") {
     Package package;
     for (const uint64_t mib : {4000, 2000, 1000}) {
         Plan plan{};
@@ -101,4 +101,15 @@ TEST_CASE("the first plan that fits is taken") {
     CHECK(taken(4012, 1500) == 2);
     CHECK(taken(1011, 8000) == -1);
     CHECK(taken(0, 1000) == -1);
+    package.plans[2].decode_tokens_per_s = 2.0;
+    package.plans[1].decode_tokens_per_s = 1.0;
+    CHECK(taken(0, 0) == 2);
+    package.plans[1].decode_tokens_per_s = 3.0;
+    CHECK(taken(0, 8000) == 1);
+    CHECK(taken(0, 1500) == 2);
+    package.plans[1].vram_bytes = 1 << 20; // the driver takes memory, too
+    for (const uint64_t mib : {5, 6}) {
+        const auto fits = [](size_t, uint64_t spare) { return spare >= uint64_t(5) << 20; };
+        CHECK(*choose_plan(package, (2011 + mib) << 20, 0, fits).plan == (mib == 5 ? 2 : 1));
+    }
 }

@@ -246,6 +246,13 @@ def test_prompts_bring_weights_to_the_card(driver: Path, fails: str, says: str, 
     assert (int(brought) > 4 * int(by_single_tokens)) == (fails == "")
 
 
+@pytest.mark.parametrize("name", ["int4", "int4 split"])
+def test_builtin_kernels_are_not_the_cards(driver: Path, name: str) -> None:
+    options = ("--prompt", "abc", "-n", "2", "--device", "cuda", "--trust", "--kernels", "builtin")
+    said = run(driver, "", name, *options).stderr.decode()
+    assert "the CPU computes: the kernels for the graphics card are the package's own code, and" in said
+
+
 @pytest.mark.parametrize(
     ("name", "fails", "computes"),
     [

@@ -121,7 +121,8 @@ def test_with_a_card_more_ram_is_never_slower_and_plans_keep_the_rules(
         choice = planner.best(arena)
         assert choice is not None and planner.arena_bytes(choice) <= arena
         speed = 1 / planner.timeline(choice).period
-        assert speed >= before * (1 - 1e-8)
+        # A card that gains too little over what the CPU does in more memory is left out.
+        assert speed * (1.0 if choice.card else LEAST_GAIN) >= before * (1 - 1e-8)
         before = speed
     plans = planner.plans(arena + OVERHEAD)
     assert plans[0].decode_tokens_per_s == pytest.approx(speed)
@@ -242,7 +243,7 @@ def test_a_matrix_on_the_card_has_its_bias_in_memory(tmp_path: Path) -> None:
     gpu = GDDR5.gpu
     assert gpu is not None
     free = gpu.model_copy(update={"launch_s": 1e-9, "copy_s": 1e-9})
-    card = {"gpu": free, "vram_bytes": 64 << 10, "vram_bytes_per_s": 1e9, "pcie_bytes_per_s": 1e8}
+    card = {"gpu": free, "vram_bytes": 64 << 10, "vram_bytes_per_s": 1e10, "pcie_bytes_per_s": 1e8}
     graph = llama_graph(
         layers=3, hidden=97, heads=4, kv_heads=2, head_dim=32, ffn=33, vocab=17, tied=False, bias=True, experts=2
     )
