@@ -181,6 +181,11 @@ TEST_CASE("decoding token by token, prompts and restarts give what one pass give
         CHECK(static_cast<int64_t>(stops.size()) == (prompt - 1) / 8);
         for (int64_t at = prompt; at < CONTEXT; ++at)
             CHECK(same(executor.body_and_last(&ids[static_cast<size_t>(at)], 1, at), at));
+        for (int64_t at = prompt; at + 3 <= CONTEXT; at += 3) { // as when a draft is checked
+            logits = executor.body_and_last(&ids[static_cast<size_t>(at)], 3, at, 2);
+            CHECK(same(logits, at + 1));
+            CHECK(same(logits + executor.logits_stride(), at + 2));
+        }
     }
     CHECK(executor.forward(ids.data(), 17, 0, [](int64_t) { return false; }) == nullptr);
 }

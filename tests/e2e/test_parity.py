@@ -174,6 +174,14 @@ def test_16_bit_activations_lose_next_to_nothing(built: Built, tmp_path: Path) -
     assert np.array_equal(logits, runtime_logits(package, ids, tmp_path, "--kernels", "sse2", "--threads", "3"))
 
 
+def test_bench_decodes_several_tokens_a_pass(built: Built) -> None:
+    command = ["bench", built("demo", "int4"), "--json", "--prompt-tokens", "5", "--gen-tokens", "14", "--columns"]
+    done = n730_exec(*command, "4")
+    assert done.returncode == 0 and json.loads(done.stdout)["gen_tokens"] == 12, done.stderr.decode()
+    done = n730_exec(*command, "9")
+    assert done.returncode == 1 and done.stderr.startswith(b"n730-exec: error: too many columns"), done.stderr
+
+
 @pytest.mark.parametrize("precision", ["bf16", "int4"])
 def test_peak_memory_stays_near_the_plan(precision: str, built: Built) -> None:
     done = n730_exec("bench", built("demo", precision), "--json", "--prompt-tokens", "100", "--gen-tokens", "16")
