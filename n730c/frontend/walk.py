@@ -24,6 +24,7 @@ from n730c.ir.ops import OPS, Array
 GO_ON = "Free some space; the next run goes on from the last finished layer."
 
 Values = dict[str, Array]
+Multiply = Callable[[Array, str], Array]  # x f32[s, features] and a matrix's name → x Wᵀ
 Observe = Callable[[Node, Array], Array]  # sees a linear layer's input, gives what the layer shall read
 
 
@@ -84,11 +85,13 @@ def run_stage(
     weights: Mapping[str, Array],
     observe: Observe | None = None,
     changed: Collection[str] | None = None,
+    multiply: Multiply | None = None,
 ) -> Values:
     """All values that the stage computes for one sequence, by name.
 
     ``values``: the ids and what the stage reads, ``[s, features]``; with ``changed`` also the results of all its nodes
-    that are not in it: only those in it are computed again.
+    that are not in it: only those in it are computed again. ``multiply``: how linear layers do it, if not as their
+    reference does.
     """
     known: Values = dict(values)
     for node in stage.nodes:
@@ -98,6 +101,9 @@ def run_stage(
         if observe is not None and node.op is Op.LINEAR:
             operands = (observe(node, operands[0]),)
         params = {role: weights[name] for role, name in node.params}
+        if multiply is not None and node.op is Op.LINEAR:
+            known[node.name] = multiply(operands[0], str(node.param("weight"))) + params.get("bias", np.float32(0))
+            continue
         known[node.name] = OPS[node.op].reference(operands, params, dict(node.attrs))
     return known
 

@@ -29,8 +29,11 @@ SWEEPS = 2  # of coordinate descent
 _FACTORS = tuple(1.14 - 0.045 * i for i in range(13))
 _FEWER = {8: slice(1, 11, 2), 16: slice(1, 9), 32: slice(1, 7), 64: slice(1, 6), 255: slice(2, 5)}  # by levels
 _TINY = 1e-10
+_BATCH = 8  # groups
 _SMALL = 256  # columns of a triangular matrix that is inverted at once
-_ROWS = 1024  # of a matrix that one thread works on at a time: a group of them stays in its cache
+_ROWS = 1024  # of a matrix that one thread works on at a time, at least: each step on a column costs the same call
+_WEIGHTS = 1 << 22  # and more where they are short
+_ESTIMATED = 32  # groups of columns, on which errors are estimated
 
 Parts = tuple[Tensor, ...]  # scales as the file holds them, each tensor with a row per row of the matrix
 
@@ -91,7 +94,7 @@ class Grid:
         return self.levels[torch.bucketize(torch.arange(first + 0.25, last, 0.5), middles)]
 
     def round_(self, x: Tensor) -> Tensor:
-        """The levels nearest to x, which is overwritten."""
+        """The levels nearest to x, in its place."""
         first = float(self.levels[0])
         if self.step == 1 and first.is_integer():
             return x.round_().clamp_(first, float(self.levels[-1]))
@@ -99,7 +102,7 @@ class Grid:
             index = x.sub_(first).mul_(1 / self.step).round_().clamp_(0, len(self.levels) - 1)
             return index.mul_(self.step).add_(first)
         index = x.sub_(first).mul_(2).clamp_(0, len(self._halves) - 1)
-        return torch.take(self._halves, index.long())
+        return x.copy_(torch.take(self._halves, index.long()))
 
     def fields(self, levels: Tensor) -> Tensor:
         """u8: the indices of levels."""
@@ -230,6 +233,11 @@ def _spans(order: Tensor, group: int) -> list[tuple[int, int, int]]:
     return found
 
 
+def _batches(spans: list[tuple[int, int, int]]) -> list[list[tuple[int, int, int]]]:
+    """Groups whose effect on all later ones is one matrix product: one for each group would wait for the memory."""
+    return [spans[i : i + _BATCH] for i in range(0, len(spans), _BATCH)]
+
+
 def _compensated(w: Tensor, grid: Grid, factored: Factored) -> tuple[Tensor, Parts]:
     """GPTQ's own pass over ``w`` [cols in order, rows], which is used up: (levels like w, scales)."""
     cols, rows = w.shape
@@ -242,20 +250,23 @@ def _compensated(w: Tensor, grid: Grid, factored: Factored) -> tuple[Tensor, Par
             first[:, which] = search_scales(grid, w[at:end], importance[at:end], every=3)
     parts = grid.coding.round(first)
     levels = torch.empty_like(w)
-    for which, at, end in spans:
-        block, part = upper[at:end, at:end], w[at:end]
-        reciprocal = (1 / block.diagonal()).tolist()
-        parts = grid.coding.replace(parts, which, search_scales(grid, part, importance[at:end]))
-        scale = _safe(grid.coding.column(parts, which))
-        inverse = 1 / scale
-        for j in range(end - at):
-            level = grid.round_(part[j] * inverse)
-            levels[at + j] = level
-            error = part[j].sub_(level * scale).mul_(reciprocal[j])
-            if at + j + 1 < end:
-                part[j + 1 :].addr_(block[j, j + 1 :], error, alpha=-1)
-        if end < cols:
-            w[end:].addmm_(upper[at:end, end:].T, part, alpha=-1)
+    for some in _batches(spans):
+        start, stop = some[0][1], some[-1][2]
+        for which, at, end in some:
+            block, part = upper[at:end, at:end], w[at:end]
+            reciprocal = (1 / block.diagonal()).tolist()
+            parts = grid.coding.replace(parts, which, search_scales(grid, part, importance[at:end]))
+            scale = _safe(grid.coding.column(parts, which))
+            inverse = 1 / scale
+            for j in range(end - at):
+                level = grid.round_(torch.mul(part[j], inverse, out=levels[at + j]))
+                error = part[j].addcmul_(level, scale, value=-1).mul_(reciprocal[j])
+                if at + j + 1 < end:
+                    part[j + 1 :].addr_(block[j, j + 1 :], error, alpha=-1)
+            if end < stop:
+                w[end:stop].addmm_(upper[at:end, end:stop].T, part, alpha=-1)
+        if stop < cols:
+            w[stop:].addmm_(upper[start:stop, stop:].T, w[start:stop], alpha=-1)
     return levels, parts
 
 
@@ -268,24 +279,30 @@ def _sweep(weight: Tensor, levels: Tensor, parts: Parts, grid: Grid, factored: F
     spans = _spans(factored.order, grid.group)
     quantized = levels * _spread(parts, grid, spans)
     pull = hessian @ (weight - quantized)  # minus half the error's gradient
-    for which, at, end in spans:
-        block, local, level = hessian[at:end, at:end], pull[at:end], levels[at:end]
-        old = quantized[at:end].clone()
-        parts = _better_scale(block, local, level, parts, grid, which)
-        scale = grid.coding.column(parts, which)
-        inverse = 1 / _safe(scale)
-        now = torch.mul(level, scale, out=quantized[at:end])
-        local -= block @ (now - old)
-        reciprocal = (1 / block.diagonal()).tolist()
-        for j in range(end - at):
-            found = grid.round_(torch.add(now[j], local[j], alpha=reciprocal[j]).mul_(inverse))
-            level[j] = found
-            step = (found * scale).sub_(now[j])
-            now[j] += step
-            if at + j + 1 < end:
-                local[j + 1 :].addr_(block[j, j + 1 :], step, alpha=-1)
-        if end < cols:
-            pull[end:].addmm_(hessian[end:, at:end], now - old, alpha=-1)
+    for some in _batches(spans):
+        start, stop = some[0][1], some[-1][2]
+        change = quantized[start:stop].clone()  # of it first what was, then the difference
+        for which, at, end in some:
+            block, local, level = hessian[at:end, at:end], pull[at:end], levels[at:end]
+            old = change[at - start : end - start]
+            parts = _better_scale(block, local, level, parts, grid, which)
+            scale = grid.coding.column(parts, which)
+            inverse = 1 / _safe(scale)
+            now = torch.mul(level, scale, out=quantized[at:end])
+            local.addmm_(block, torch.sub(now, old), alpha=-1)
+            reciprocal = (1 / block.diagonal()).tolist()
+            for j in range(end - at):
+                found = torch.add(now[j], local[j], alpha=reciprocal[j], out=level[j])
+                grid.round_(found.mul_(inverse))
+                step = torch.mul(found, scale).sub_(now[j])
+                now[j] += step
+                if at + j + 1 < end:
+                    local[j + 1 :].addr_(block[j, j + 1 :], step, alpha=-1)
+            torch.sub(now, old, out=old)
+            if end < stop:
+                pull[end:stop].addmm_(hessian[end:stop, at:end], old, alpha=-1)
+        if stop < cols:
+            pull[stop:].addmm_(hessian[stop:, start:stop], change, alpha=-1)
     return parts
 
 
@@ -324,7 +341,10 @@ def single_threads() -> ThreadPoolExecutor:
 
 def round_factored(weight: Tensor, grid: Grid, factored: Factored, sweeps: int = SWEEPS) -> Rounded:
     """``round_matrix`` with what ``factor`` gave."""
-    blocks = [weight[at : at + _ROWS] for at in range(0, len(weight), _ROWS)]  # the same on any number of cores
+    most = max(_ROWS, _WEIGHTS // weight.shape[1])
+    rows = -(-len(weight) // (2 * -(-len(weight) // (2 * most))))  # an even number of blocks of about the same size
+    rows = max(rows, _ROWS)
+    blocks = [weight[at : at + rows] for at in range(0, len(weight), rows)]  # the same on any number of cores
     with single_threads() as pool:
         parts = list(pool.map(partial(_round_rows, grid=grid, factored=factored, sweeps=sweeps), blocks))
     fields, scales, rounded = zip(*parts, strict=True)
@@ -345,10 +365,11 @@ def _round_rows(weight: Tensor, grid: Grid, factored: Factored, sweeps: int) -> 
 
 @torch.no_grad()
 def expected_damage(weight: Tensor, grid: Grid, factored: Factored) -> float:
-    """About what ``damage`` will be, up to a factor that formats share: each group with its best scales, alone."""
+    """About what ``damage`` will be, up to a factor that formats share: some groups with their best scales, alone."""
     ordered = weight.T[factored.order].contiguous()
     importance = 1 / factored.upper.diagonal() ** 2
     spans = _spans(factored.order, grid.group)
+    spans = spans[:: max(1, len(spans) // _ESTIMATED)]
     return sum(float(expected_error(grid, ordered[at:end], importance[at:end]).sum()) for _, at, end in spans)
 
 
