@@ -14,9 +14,10 @@ by the rounder's error under the inputs' second moments (benchmarks/quality show
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -127,10 +128,7 @@ class _Trials:
         else:
             parts: list[list[Any]] = state.setdefault("parts", [])
             sum_of_changes = _Together(stage, bases)
-            for name in names:
-                read = self.known.get(name)
-                seen = np.concatenate([base[read] for base in bases]) if read and read in moments else None
-                noisy, noise, errors = rounder.estimate(_flat(weights[name]), read, self.formats, ANCHOR, seen)
+            for name, (noisy, noise, errors) in self._estimates(rounder, names, weights, bases, moments):
                 outputs = rerun(name, noisy)
                 trial = [name if last else f"(stage {stage.index})", ANCHOR.name]
                 share = 1.0 if last else sum_of_changes.add(outputs)
@@ -152,6 +150,16 @@ class _Trials:
             if trial[0] == TOGETHER:
                 self._keep(stage, k, carry(k, {**weights, **changed[trial[1]]}), last, trial, settle)
         self.store.drop(stage.index - 1)
+
+    def _estimates(
+        self, rounder: Rounder, names: Sequence[str], weights: Values, bases: Sequence[Values], moments: Moments
+    ) -> Iterator[tuple[str, tuple[Array, float, dict[Format, float]]]]:
+        """What ``Rounder.estimates`` says of each matrix, those that read the same together."""
+        for read, group in groupby(names, self.known.get):
+            some = list(group)
+            seen = np.concatenate([base[read] for base in bases]) if read and read in moments else None
+            found = rounder.estimates([_flat(weights[name]) for name in some], read, self.formats, ANCHOR, seen)
+            yield from zip(some, found, strict=True)
 
     def _keep(
         self,

@@ -81,15 +81,29 @@ class Rounder:
         with single_threads() as pool:
             yield from pool.map(trial, sorted(formats))
 
-    def estimate(
-        self, weight: Array, value: str | None, formats: Sequence[Format], anchor: Format, inputs: Array | None
-    ) -> tuple[Array, float, dict[Format, float]]:
-        """(the matrix with noise like that of rounding, the noise's error, each format's error), from a few rows.
+    def estimates(
+        self,
+        weights: Sequence[Array],
+        value: str | None,
+        formats: Sequence[Format],
+        anchor: Format,
+        inputs: Array | None,
+    ) -> Iterator[tuple[Array, float, dict[Format, float]]]:
+        """Of each matrix that reads ``value``: (itself with noise like that of rounding, the noise's error, each
+        format's error), from a few rows.
 
         Each format's is estimated group by group without compensation, and scaled by what the rounder makes of the
         ``anchor``. Errors as of ``trials``, but on ``inputs`` f32[tokens, cols] that the rounder did not learn from, if
         anything is known of its inputs: on those that it learned from they are smaller, and the noise's are not.
         """
+        if self._knows(value):
+            self._factor(value, weights[0].shape[1])  # once, before they ask for it side by side
+        with single_threads() as pool:
+            yield from pool.map(lambda weight: self._estimate(weight, value, formats, anchor, inputs), weights)
+
+    def _estimate(
+        self, weight: Array, value: str | None, formats: Sequence[Format], anchor: Format, inputs: Array | None
+    ) -> tuple[Array, float, dict[Format, float]]:
         noisy = coarse(weight)
         if not self._knows(value) or inputs is None:
             part = weight[_sample(len(weight))]

@@ -270,17 +270,17 @@ def _compensated(w: Tensor, grid: Grid, factored: Factored) -> tuple[Tensor, Par
     return levels, parts
 
 
-def _sweep(weight: Tensor, levels: Tensor, parts: Parts, grid: Grid, factored: Factored) -> Parts:
-    """Coordinate descent over all scales and levels (which are changed in place); the new scales.
+def _sweep(
+    quantized: Tensor, levels: Tensor, pull: Tensor, parts: Parts, grid: Grid, factored: Factored, last: bool
+) -> Parts:
+    """Coordinate descent over scales and levels; the new scales. Tensors are [cols in order, rows], changed in place.
 
-    ``weight``, ``levels``: [cols in order, rows].
+    ``quantized``: levels times scales. ``pull``: minus half the error's gradient; after the ``last`` sweep of no use.
     """
-    hessian, cols = factored.damped, len(weight)
-    spans = _spans(factored.order, grid.group)
-    quantized = levels * _spread(parts, grid, spans)
-    pull = hessian @ (weight - quantized)  # minus half the error's gradient
-    for some in _batches(spans):
+    hessian, cols = factored.damped, len(levels)
+    for some in _batches(_spans(factored.order, grid.group)):
         start, stop = some[0][1], some[-1][2]
+        before = None if last else pull[start:stop].clone()
         change = quantized[start:stop].clone()  # of it first what was, then the difference
         for which, at, end in some:
             block, local, level = hessian[at:end, at:end], pull[at:end], levels[at:end]
@@ -301,7 +301,10 @@ def _sweep(weight: Tensor, levels: Tensor, parts: Parts, grid: Grid, factored: F
             torch.sub(now, old, out=old)
             if end < stop:
                 pull[end:stop].addmm_(hessian[end:stop, at:end], old, alpha=-1)
-        if stop < cols:
+        if before is not None:
+            pull[start:stop] = before
+            pull.addmm_(hessian[:, start:stop], change, alpha=-1)
+        elif stop < cols:
             pull[stop:].addmm_(hessian[stop:, start:stop], change, alpha=-1)
     return parts
 
@@ -355,9 +358,14 @@ def round_factored(weight: Tensor, grid: Grid, factored: Factored, sweeps: int =
 def _round_rows(weight: Tensor, grid: Grid, factored: Factored, sweeps: int) -> tuple[Tensor, Parts, Tensor]:
     ordered = weight.T[factored.order].contiguous()
     levels, parts = _compensated(ordered.clone(), grid, factored)
-    for _ in range(sweeps):
-        parts = _sweep(ordered, levels, parts, grid, factored)
-    values = levels * _spread(parts, grid, _spans(factored.order, grid.group))
+    spans = _spans(factored.order, grid.group)
+    if sweeps:
+        quantized = levels * _spread(parts, grid, spans)
+        pull = factored.damped @ ordered.sub_(quantized)
+        for number in range(sweeps):
+            parts = _sweep(quantized, levels, pull, parts, grid, factored, number + 1 == sweeps)
+        del quantized, pull
+    values = levels * _spread(parts, grid, spans)
     back = torch.empty_like(factored.order)
     back[factored.order] = torch.arange(len(back))
     return grid.fields(levels)[back].T.contiguous(), parts, values[back].T.contiguous()
