@@ -59,7 +59,10 @@ void repeat(void (*kernel)(const void *call, int64_t from, int64_t to), const vo
 
 
 def little_endian_templates(folder: Path) -> Path:
-    """A copy of the templates whose matrices have native scales and F16: what the swaps cost is seen beside it."""
+    """A copy of the templates whose matrices have native scales and F16: what the swaps cost is seen beside it.
+
+    BF16 is put into place by one shuffle in either order of bytes, and so compares with itself: it shows the noise.
+    """
     copy = Path(shutil.copytree(ROOT / "templates/cpu", folder))
     text = (copy / "linear.h").read_text()
     (copy / "linear.h").write_text(text.replace("f8_load_f16_be(", "f8_load_f16("))

@@ -26,7 +26,7 @@ from n730c.artifacts import (
     segment_layout,
 )
 from n730c.dtypes import TILE_ROWS, Format, matrix_bytes, round_up
-from n730c.errors import InvalidIR
+from n730c.errors import InvalidIR, UnsupportedModel
 from n730c.ir.core import Graph, Node, Op
 from n730c.passes.lower_experts import lower_experts
 
@@ -177,6 +177,10 @@ class _Lowering:
         elif node.op is Op.ATTENTION:
             q, k, v = inputs
             cache = len(self.caches)
+            size = int(attrs["head_dim"])
+            if size % 8 or not 8 <= size <= 1024:  # FORMAT.md, CACHES
+                what, limits = "the size of the attention's heads", "a multiple of 8, at most 1024"
+                raise UnsupportedModel(what, expected=limits, found=str(size))
             window = int(attrs["window"]) if int(attrs["window"]) < self.graph.context else 0
             self.caches.append(Cache(int(attrs["kv_heads"]), int(attrs["head_dim"]), window, self.kv))
             self.steps.append(Step(StepOp.KV_STORE, (k, v), NONE, ints=(cache,), layer=layer))
@@ -231,7 +235,9 @@ def lower(
     segment_bytes: int = SEGMENT_BYTES,
     wide: Collection[str] = (),
 ) -> Program:
-    """The program of ``graph`` with its tensors in the formats given (by name). Pure; raises InvalidIR.
+    """The program of ``graph`` with its tensors in the formats given (by name). Pure.
+
+    Raises InvalidIR, and UnsupportedModel for what no kernel computes.
 
     ``kv``: how keys and values are cached, one of CACHE_FORMATS. ``wide``: values that matrices read in 16 bits.
     """

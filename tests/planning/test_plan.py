@@ -26,7 +26,7 @@ from n730c.artifacts import (
     split_block_name,
 )
 from n730c.dtypes import Format, round_up
-from n730c.errors import BudgetExceeded
+from n730c.errors import BudgetExceeded, UnsupportedModel
 from n730c.ir.core import Graph
 from n730c.package import write_package
 from n730c.passes.cost import READING_SHARE
@@ -305,3 +305,9 @@ def test_prediction_follows_bytes_over_bandwidth() -> None:
         limit = READING_SHARE * GT730.ram_bytes_per_s / sum(program.tensors[i].size for i in linear)
         predicted = planner.plan(planner.resident).decode_tokens_per_s
         assert 0.95 * limit < predicted <= limit
+
+
+def test_heads_that_no_kernel_takes_are_refused_before_anything_is_made() -> None:
+    graph = llama_graph(layers=1, hidden=60, heads=3, kv_heads=3, head_dim=20, ffn=64, vocab=100, tied=True, bias=False)
+    with pytest.raises(UnsupportedModel, match=r"heads \(expected a multiple of 8, at most 1024, found 20\)"):
+        lower(graph, assign_uniform(graph, "int8"))
