@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -335,9 +335,7 @@ class Drafter:
         images += tuple(made.image for made in gpu)
         meta = _provenance(options, planned.precision, self.checkpoint, self.target) | {"kernels": kernels}
         if gpu:
-            meta["gpu_kernels"] = {
-                made.image.isa.name.lower(): [asdict(f) for f in made.figures] for made in gpu if made.figures
-            }
+            meta["gpu_kernels"] = {made.image.isa.name.lower(): made.manifest() for made in gpu if made.figures}
         size = package_size(program, plans, images, self.tokenizer, self.chat, meta)
         return Draft(replace(planned, plans=plans), images, meta, size)
 

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 
@@ -101,6 +102,11 @@ def print_package(facts: dict[str, Any], console: Console) -> None:
         makers = ", ".join(f"{isa}: {maker}" for isa, maker in kernel["makers"].items())
         kernels.add_row(kernel["op"], kernel["format"], f"{kernel['rows']} × {kernel['cols']}", makers)
     console.print(kernels)
+    if by_card := facts["card_kernels"]:
+        cards = Table("image", "kernel", "maker", title="kernels for graphics cards")
+        for kernel in by_card:
+            cards.add_row(*(escape(kernel[key]) for key in ("image", "symbol", "maker")))
+        console.print(cards)
     tensors = Table("tensor", "format", "shape", "size", "segment", title="tensors")
     for tensor in facts["tensors"]:
         tensors.add_row(

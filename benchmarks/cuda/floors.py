@@ -43,7 +43,9 @@ def unit(kind: str) -> str:
     return "logic"
 
 
-class _Machine:
+class Machine:
+    """An executor (tests/cuda/launch.py) that counts."""
+
     def __init__(self, text: str) -> None:
         self.kernels, self.counts = ptx.parse(text), ptx.Counts()
 
@@ -54,7 +56,7 @@ class _Machine:
 def count(nvrtc: Nvrtc, fmt: Format, columns: int) -> tuple[Counter[str], int, int]:
     """Instructions by kind, bytes of the matrix and other bytes that all threads of one block of tiles read."""
     kernel = cuda.linear(fmt, ROWS, COLS, columns)
-    machine = _Machine(nvrtc.compile(source([kernel]), cuda_headers(), "compute_35").ptx)
+    machine = Machine(nvrtc.compile(source([kernel]), cuda_headers(), "compute_35").ptx)
     weight = np.ones(matrix_bytes(fmt, ROWS, COLS), np.uint8)
     entering = rows(columns, COLS * 5 // 4, np.uint8) if fmt.is_integer else rows(columns, COLS)
     go(machine, kernel, columns, in0=entering, weight=weight, out=rows(columns, ROWS))  # type: ignore[arg-type]

@@ -90,6 +90,17 @@ def figures(cubin: bytes) -> tuple[KernelFigures, ...]:
     return tuple(out)
 
 
+def instructions(ptx: str) -> dict[str, int]:
+    """Instructions of each kernel's text by its symbol, declarations and labels left out."""
+    entries = re.split(r"\.entry\s+", ptx)[1:]
+    return {
+        re.split(r"\W", entry, maxsplit=1)[0]: len(
+            re.findall(r"(?m)^\s*(?:@!?%\w+\s+)?[a-z][^;]*;", entry[entry.index("{") :])
+        )
+        for entry in entries
+    }
+
+
 # What a card below the architecture does not have, and what would make its bits differ from a CPU's.
 _FORBIDDEN = {
     "fp16 arithmetic": r"\b(add|sub|mul|fma|neg|abs|min|max|set|setp)\.[\w.]*f16",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from n730c.artifacts import StepOp, UnaryFunction
+from n730c.artifacts import Maker, StepOp, UnaryFunction
 from n730c.codegen.render import cuda_headers, render_cuda
 from n730c.dtypes import GROUP, TILE_ROWS, Format
 
@@ -51,6 +51,9 @@ class CudaKernel:
     items: int = 1
     items_per_block: int = 1
     tokens_per_block: int = 1
+    items_per_thread: int = 1  # neighbouring elements, where a thread has whole ones
+    maker: Maker = Maker.TEMPLATE
+    functions: str = ""  # C++ text that the body calls, beside the header's
 
     def grid(self, tokens: int, items: int | None = None) -> tuple[int, int]:
         """Blocks in x and y for so many tokens, and work items where it is not all of them."""

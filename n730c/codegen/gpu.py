@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import re
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from functools import cache
+from typing import Any
 
 from n730c.artifacts import (
     NONE,
@@ -18,11 +20,12 @@ from n730c.artifacts import (
     StepOp,
     UnaryFunction,
 )
-from n730c.codegen import cubin, cuda
+from n730c.codegen import cubin, cuda, tvm_cuda
 from n730c.codegen.cubin import KernelFigures
 from n730c.codegen.cuda import CudaKernel
 from n730c.codegen.nvrtc import Nvrtc
 from n730c.codegen.render import cuda_headers
+from n730c.codegen.select import StaticCost, leaner
 from n730c.errors import ToolchainError
 
 MOST_EXPERTS = 4096  # that ROUTE holds in shared memory
@@ -34,6 +37,12 @@ class GpuImage:
 
     image: KernelImage
     figures: tuple[KernelFigures, ...]
+    kernels: tuple[CudaKernel, ...] = ()  # that it was made of
+
+    def manifest(self) -> list[dict[str, Any]]:
+        """Who made each kernel and what it costs, as META tells it."""
+        makers = {kernel.symbol: kernel.maker.name for kernel in self.kernels}
+        return [asdict(figures) | {"maker": makers[figures.symbol]} for figures in self.figures]
 
 
 def _of_step(program: Program, step: Step) -> tuple[CudaKernel, ...]:
@@ -79,6 +88,37 @@ def kernels_of(program: Program) -> tuple[CudaKernel, ...]:
     return tuple(found.values())
 
 
+@cache
+def chosen(kernels: tuple[CudaKernel, ...]) -> tuple[CudaKernel, ...]:
+    """The same kernels, each by the maker whose figures are better (``select.leaner``) for the oldest architecture.
+
+    One choice for all architectures: a package's kernels are the same ones for each. Raises ToolchainError.
+    """
+    rivals = {kernel: rival for kernel in kernels if (rival := tvm_cuda.rival(kernel))}
+    if not rivals:
+        return kernels
+    nvrtc = Nvrtc()
+    ours, theirs = static_costs(nvrtc, tuple(rivals)), static_costs(nvrtc, tuple(rivals.values()))
+
+    def better(kernel: CudaKernel) -> CudaKernel:
+        costs = {Maker.TEMPLATE: ours[kernel.symbol], Maker.TVM: theirs[kernel.symbol]}
+        return rivals[kernel] if leaner(costs) is Maker.TVM else kernel
+
+    return tuple(better(kernel) if kernel in rivals else kernel for kernel in kernels)
+
+
+def static_costs(nvrtc: Nvrtc, kernels: tuple[CudaKernel, ...]) -> dict[str, StaticCost]:
+    """By symbol, for sm_35. Raises ToolchainError."""
+    compiled = nvrtc.compile(cuda.source(kernels), cuda_headers(), "sm_35")
+    counted, figures = cubin.instructions(compiled.ptx), {f.symbol: f for f in cubin.figures(compiled.cubin)}
+    return {
+        k.symbol: StaticCost(
+            counted[k.symbol] / k.items_per_thread, figures[k.symbol].registers, figures[k.symbol].local_bytes
+        )
+        for k in kernels
+    }
+
+
 def compact(ptx: str) -> bytes:
     """PTX without comments, empty lines and white space that separates nothing."""
     lines = (" ".join(re.sub(r"//.*", "", line).split()) for line in ptx.splitlines())
@@ -90,9 +130,9 @@ def build_gpu_images(program: Program, architectures: tuple[GpuArch, ...]) -> tu
 
     Raises ToolchainError if NVRTC is missing or fails, or if a kernel spills registers or takes too much memory.
     """
-    kernels = kernels_of(program)
-    text, headers = cuda.source(kernels), cuda_headers()
     nvrtc = Nvrtc()
+    kernels = chosen(kernels_of(program))
+    text, headers = cuda.source(kernels), cuda_headers()
     entries = (Entry(NONE, Maker.NONE),) * len(program.kernels)
     images, ptx = [], ""
     for architecture in (arch for arch in architectures if arch is not GpuArch.PTX):
@@ -100,11 +140,11 @@ def build_gpu_images(program: Program, architectures: tuple[GpuArch, ...]) -> tu
         figures = cubin.figures(compiled.cubin)
         _refuse([complaint for kernel in figures for complaint in cubin.complaints(kernel)], architecture)
         _refuse(cubin.ptx_complaints(compiled.ptx), architecture)
-        images.append(GpuImage(KernelImage(architecture, compiled.cubin, entries), figures))
+        images.append(GpuImage(KernelImage(architecture, compiled.cubin, entries), figures, kernels))
         ptx = compiled.ptx if architecture is GpuArch.SM_35 else ptx
     ptx = ptx or nvrtc.compile(text, headers, "compute_35").ptx
     _refuse(cubin.ptx_complaints(ptx), GpuArch.PTX)
-    images.append(GpuImage(KernelImage(GpuArch.PTX, compact(ptx), entries), ()))
+    images.append(GpuImage(KernelImage(GpuArch.PTX, compact(ptx), entries), (), kernels))
     return tuple(images)
 
 

@@ -19,7 +19,7 @@ from n730c.errors import ToolchainError
 ARCHITECTURES = ("sm_35", "sm_50", "sm_52", "sm_61")  # Kepler GK208, Maxwell, Pascal
 PTX_VERSION = "6.0"
 _HINT = "Install the extra: pip install 'n730c[cuda]'."
-_OPTIONS = ("--fmad=false", "--std=c++14", "--device-as-default-execution-space")
+_OPTIONS = ("--fmad=false", "--std=c++17", "--device-as-default-execution-space")
 
 
 @dataclass(frozen=True)

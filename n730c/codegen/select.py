@@ -1,4 +1,7 @@
-"""Which candidate's kernel goes into the image, and the file that remembers what was measured."""
+"""Which candidate's kernel goes into the image, and the file that remembers what was measured.
+
+For a CPU time decides, on this machine; for a card, which this machine need not have, what its compiler says.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from n730c.artifacts import Isa, KernelSpec
+from n730c.artifacts import Isa, KernelSpec, Maker
 from n730c.codegen.candidates import Candidate, recorded
 
 # The recorded choice is kept unless another is faster by more than the noise of a busy machine.
@@ -21,6 +24,24 @@ def faster(spec: KernelSpec, isa: Isa, seconds: Mapping[Candidate, float]) -> Ca
     default = recorded(spec, isa)
     best = min(seconds, key=lambda candidate: seconds[candidate])
     return best if default not in seconds or seconds[best] < seconds[default] * (1 - MARGIN) else default
+
+
+@dataclass(frozen=True)
+class StaticCost:
+    """What a kernel for a card costs by its compiler's figures."""
+
+    instructions: float  # of PTX, for each element that a thread computes
+    registers: int
+    local_bytes: int  # of a thread: where registers spill
+
+
+def leaner(costs: Mapping[Maker, StaticCost]) -> Maker:
+    """The maker to take: the fewest instructions an element, then the fewest registers, at a tie the template's.
+
+    The template's also where only others are left that spill.
+    """
+    fit = [maker for maker, cost in costs.items() if maker is Maker.TEMPLATE or not cost.local_bytes]
+    return min(fit, key=lambda m: (costs[m].instructions, costs[m].registers, m is not Maker.TEMPLATE))
 
 
 def cpu_name() -> str:

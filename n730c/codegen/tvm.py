@@ -30,7 +30,8 @@ def supports(spec: KernelSpec, unroll: int = 1) -> bool:
 
 
 @cache
-def _tvm() -> Any:
+def load() -> Any:
+    """TVM, and its passes for structured and for plain functions. Raises ToolchainError if it is not installed."""
     try:
         import tvm
         import tvm.script
@@ -76,7 +77,7 @@ def source(spec: KernelSpec, symbol: str, ahead: int, unroll: int) -> str:
 
 def compile_kernel(spec: KernelSpec, symbol: str, output: Path, ahead: int, unroll: int) -> None:
     """Write an ELF object with function ``symbol``, a ``tvm_body`` of linear_tvm.c.j2. Raises ToolchainError."""
-    tvm, structured, plain = _tvm()
+    tvm, structured, plain = load()
     try:
         module = tvm.script.from_source(source(spec, symbol, ahead, unroll))
         target = tvm.target.Target(_TARGET)

@@ -91,8 +91,20 @@ def describe(package: Package) -> dict[str, Any]:
             }
             for i, k in enumerate(program.kernels)
         ],
+        "card_kernels": _card_kernels(package.meta),
         "chat_template": bool(package.chat),
     }
+
+
+def _card_kernels(meta: dict[str, Any]) -> list[dict[str, str]]:
+    """Who made the kernels for graphics cards, as META says; nothing where it is not as a build writes it."""
+    said = meta.get("gpu_kernels")
+    return [
+        {"image": str(image).upper(), "symbol": str(kernel.get("symbol")), "maker": str(kernel.get("maker"))}
+        for image, kernels in (said.items() if isinstance(said, dict) else ())
+        for kernel in (kernels if isinstance(kernels, list) else ())
+        if isinstance(kernel, dict)
+    ]
 
 
 def extract(package: Package, folder: Path | str) -> list[Path]:

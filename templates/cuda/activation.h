@@ -3,7 +3,7 @@
 #define N730_CUDA_ACTIVATION_H
 #include "exp.h"
 
-N730_DEVICE float bits(unsigned v) { return __uint_as_float(v); } /* C++14 has no hexadecimal floats */
+N730_DEVICE float bits(unsigned v) { return __uint_as_float(v); }
 
 N730_DEVICE float tanh_f32(float x) {
     const float a = fabsf(x), s = x * x;

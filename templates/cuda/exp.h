@@ -10,7 +10,7 @@ N730_DEVICE float exp_f32(float x) {
     x = x < 88.0f ? x : 88.0f;
     const float k = (x * 1.44269504f + magic) - magic;
     const float r = (x - k * 0.693359375f) - k * -2.12194440e-4f;
-    float q = __uint_as_float(0x3ab510d6u); /* 0x1.6a21acp-10 and so on: C++14 has no hexadecimal floats */
+    float q = __uint_as_float(0x3ab510d6u); /* 0x1.6a21acp-10 and so on */
     q = q * r + __uint_as_float(0x3c091db5u);
     q = q * r + __uint_as_float(0x3d2aac7du);
     q = q * r + __uint_as_float(0x3e2aaa48u);

@@ -28,7 +28,12 @@ def test_a_package_carries_them(tmp_path: Path) -> None:
     validate(path, full=True)
     package = read_package(path)
     assert package.images[1] == made.image
-    assert describe(package)["images"][1]["isa"] == "SM_35"
+    facts = describe(replace(package, meta={"gpu_kernels": {"sm_35": made.manifest()}}))
+    assert facts["images"][1]["isa"] == "SM_35"
+    makers = {kernel["symbol"]: kernel["maker"] for kernel in facts["card_kernels"]}
+    assert makers == {kernel.symbol: kernel.maker.name for kernel in made.kernels}
+    assert set(makers.values()) == {"TEMPLATE", "TVM"}
+    assert describe(replace(package, meta={"gpu_kernels": {"sm_35": 7}}))["card_kernels"] == []
     files = extract(package, tmp_path / "kernels")
     assert [file.name for file in files] == ["kernels.sse2.bin", "kernels.sm_35.cubin", "kernels.ptx"]
     assert cubin.figures(files[1].read_bytes()) == made.figures

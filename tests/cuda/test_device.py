@@ -14,7 +14,6 @@ import pytest
 
 from n730c.artifacts import GpuArch, KernelImage, Program, Tier
 from n730c.codegen import build_gpu_images, cuda
-from n730c.codegen.gpu import kernels_of
 from n730c.codegen.nvrtc import Nvrtc
 from n730c.dtypes import Format
 from n730c.package import read_package
@@ -43,7 +42,7 @@ LOST = "N730_CUDA_FAIL"
 def compiled(program: Program, folder: Path) -> tuple[KernelImage, ...]:
     """What a build makes, a cubin and PTX, and one twin of both. NVRTC takes its time: once is enough here."""
     made = build_gpu_images(program, (GpuArch.SM_35,))
-    kernels = kernels_of(program)
+    kernels = made[0].kernels
     symbols = [kernel.symbol for kernel in kernels]
     assert {figures.symbol for figures in made[0].figures} == set(symbols)
     build_twin(cuda.source(kernels), symbols, [each.image.code for each in made], folder, "-O0")

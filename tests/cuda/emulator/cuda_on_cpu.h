@@ -27,7 +27,7 @@ struct dim3 {
 struct uint2 {
     unsigned x, y;
 };
-struct float2 {
+struct alignas(8) float2 {
     float x, y;
 };
 struct alignas(16) uint4 {
@@ -36,6 +36,14 @@ struct alignas(16) uint4 {
 struct alignas(16) float4 {
     float x, y, z, w;
 };
+struct ushort2 {
+    unsigned short x, y;
+};
+struct ushort4 {
+    unsigned short x, y, z, w;
+};
+inline float2 make_float2(float x, float y) { return {x, y}; }
+inline float4 make_float4(float x, float y, float z, float w) { return {x, y, z, w}; }
 
 namespace emulator {
 
