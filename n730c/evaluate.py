@@ -21,6 +21,7 @@ from n730c.package import describe, read_package
 from n730c.runtime import run_runtime
 
 HELD_BYTES = 2 << 30  # of the original in FP32; a larger one is run layer by layer
+_ROWS = 64  # tokens that are compared at once: vocabularies are large
 
 
 def log_softmax(logits: np.ndarray) -> np.ndarray:
@@ -31,8 +32,20 @@ def log_softmax(logits: np.ndarray) -> np.ndarray:
 
 def compare_logits(reference: np.ndarray, tested: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Per token: KL(reference ‖ tested) in nats, and whether the most likely token is the same. Both [tokens]."""
-    p, q = log_softmax(reference), log_softmax(tested)
-    return (np.exp(p) * (p - q)).sum(axis=-1), reference.argmax(axis=-1) == tested.argmax(axis=-1)
+    divergence = np.empty(len(reference))
+    for at in range(0, len(reference), _ROWS):
+        p, q = log_softmax(reference[at : at + _ROWS]), log_softmax(tested[at : at + _ROWS])
+        divergence[at : at + _ROWS] = (np.exp(p) * (p - q)).sum(axis=-1)
+    return divergence, reference.argmax(axis=-1) == tested.argmax(axis=-1)
+
+
+def _surprise(logits: np.ndarray, ids: list[int]) -> float:
+    """-log of the probability of each token behind the first, summed; ``logits`` [tokens, vocab]."""
+    total = 0.0
+    for at in range(0, len(ids) - 1, _ROWS):
+        targets = np.asarray(ids[at + 1 : at + 1 + _ROWS])
+        total -= float(log_softmax(logits[at : at + len(targets)])[np.arange(len(targets)), targets].sum())
+    return total
 
 
 def _check_same_model(package: Path, model: Path, sources: object) -> None:
@@ -117,9 +130,8 @@ def evaluate_package(package: Path, model: Path, text: Path, tokens: int, consol
             kl, same = compare_logits(original, tested)
             divergences.append(kl)
             agreements.append(same)
-            rows, targets = np.arange(len(window) - 1), np.asarray(window[1:])
-            nll_reference -= float(log_softmax(original[:-1])[rows, targets].sum())
-            nll_tested -= float(log_softmax(tested[:-1])[rows, targets].sum())
+            nll_reference += _surprise(original, window)
+            nll_tested += _surprise(tested, window)
             scored += len(window) - 1
     kl = np.concatenate(divergences)
     return {

@@ -17,8 +17,6 @@ from n730c.frontend.calibrate import Calibration
 from n730c.package import read_package
 from n730c.runtime import run_runtime
 
-_TOKENS = 64  # that are compared at once: vocabularies are large
-
 
 def divergence_of_probes(package: Path, calibration: Calibration, progress: Callable[[int, int, str], None]) -> float:
     """Mean KL divergence from the original over the calibration's probes, in nats a token, by n730-exec itself.
@@ -33,8 +31,5 @@ def divergence_of_probes(package: Path, calibration: Calibration, progress: Call
             progress(j, len(calibration.probes), "how much was lost")
             file.write_text(" ".join(map(str, probe)))
             run_runtime("score", package, "--tokens", file, "--logits", out)
-            original, tested = calibration.logits(j), np.load(out)
-            for at in range(0, len(probe), _TOKENS):
-                span = slice(at, min(at + _TOKENS, len(probe)))
-                found.append(compare_logits(original[span], tested[span])[0])
+            found.append(compare_logits(calibration.logits(j)[: len(probe)], np.load(out))[0])
     return float(np.concatenate(found).mean())
