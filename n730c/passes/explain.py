@@ -27,7 +27,7 @@ def explain_card(planner: Planner, choice: Choice) -> str:
     rates = ", ".join(f"{_WAYS[name]} {speed:.3g}" for name, speed in speeds.items())
     if choice.card is None:
         if set(speeds) == {"cpu"}:
-            return "The card is not used: RAM and VRAM hold too little of the model."
+            return "The card is not used: it makes no part of the model faster, or RAM and VRAM hold too little of it."
         return f"The card is not used: it does not pay (tokens/s: {rates})."
     if choice.card.whole:
         return (

@@ -209,7 +209,7 @@ def test_who_is_left_out_and_why() -> None:
     assert "none of the steps has a kernel" in why(Planner(program, GDDR5, 1 << 20, 64))
     assert why(planner_of(program, load_target("cpu-8g-ssd"))) == why(planner_of(program, GDDR5.with_vram(0))) == ""
     planner = planner_of(program, GDDR5.model_copy(update={"vram_bytes": 4 << 20}))
-    assert "hold too little of the model" in why(planner, planner.least_arena)
+    assert "hold too little of it" in why(planner, planner.least_arena)
     slow = GDDR5.model_copy(update={"pcie_bytes_per_s": 1e6, "vram_bytes": 32 << 20})
     assert "does not pay" in why(planner_of(program, slow))
 
