@@ -211,8 +211,8 @@ class RawMode {
   public:
     explicit RawMode(platform::Input &input) : input_(input), on_(input.raw(true)) { mark('h'); }
     ~RawMode() {
+        input_.raw(false); // first: whoever sees the mark can count on Ctrl-C being a signal again
         mark('l');
-        input_.raw(false);
     }
     RawMode(const RawMode &) = delete;
     RawMode &operator=(const RawMode &) = delete;
