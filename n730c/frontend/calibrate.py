@@ -61,8 +61,11 @@ def in_order(count: int, work: Callable[[int], Any]) -> Iterator[Any]:
 
 
 class _Short:
-    """Products of BF16s, as models are made for: more than twice as fast where the processor has them, good enough for
-    moments (not for what the original is compared by)."""
+    """A pass in BF16, as models are made for: more than twice as fast where the processor has its products.
+
+    Good enough for moments, but not for what the original is compared by. Nor for the sums of the moments themselves:
+    rounded to BF16 they are not positive definite any more.
+    """
 
     def __init__(self, weights: Values) -> None:
         self.weights, self.held = weights, dict[str, torch.Tensor]()
@@ -72,12 +75,6 @@ class _Short:
         if name not in self.held:
             self.held[name] = _bf16(self.weights[name])
         return np.asarray((_bf16(x) @ self.held[name].T).float().numpy())
-
-    @staticmethod
-    def product(left: Array, right: Array) -> Array:
-        """leftᵀ right."""
-        torch.set_num_threads(1)
-        return np.asarray((_bf16(left).T @ _bf16(right)).float().numpy())
 
 
 def _bf16(x: Array) -> torch.Tensor:
@@ -161,7 +158,7 @@ class Calibration:
                 pending.setdefault(name, []).append(x)
             waiting += self.windows.shape[1]
             if pending and (waiting >= _PRODUCT_TOKENS or index + 1 == len(self.windows)):
-                _add_products(sums, {name: np.concatenate(some) for name, some in pending.items()}, short)
+                _add_products(sums, {name: np.concatenate(some) for name, some in pending.items()})
                 pending, waiting = {}, 0
         for moment in sums.values():
             moment /= np.float32(count)
@@ -211,7 +208,7 @@ class Calibration:
             write_whole(file, content)
 
 
-def _add_products(sums: Moments, inputs: Moments, short: _Short | None) -> None:
+def _add_products(sums: Moments, inputs: Moments) -> None:
     """Add xᵀ x of each input, what is right of the diagonal, to its sum. Many tokens at a time: the sums are large."""
     for name, x in inputs.items():
         if name not in sums:
@@ -221,7 +218,7 @@ def _add_products(sums: Moments, inputs: Moments, short: _Short | None) -> None:
     def add(index: int) -> None:
         name, at = blocks[index]
         left, right = inputs[name][:, at : at + _PRODUCT_WIDTH], inputs[name][:, at:]
-        sums[name][at : at + _PRODUCT_WIDTH, at:] += short.product(left, right) if short else left.T @ right
+        sums[name][at : at + _PRODUCT_WIDTH, at:] += left.T @ right
 
     for _ in in_order(len(blocks), add):
         pass

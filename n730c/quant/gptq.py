@@ -23,6 +23,8 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from n730c.errors import N730Error
+
 DAMPING = 0.01  # of the mean of H's diagonal, added to it
 SWEEPS = 2  # of coordinate descent
 # Of largest magnitude / largest level: what is tried. The more levels, the less is won by cutting the largest weight.
@@ -196,6 +198,7 @@ def factor(hessian: Tensor, group: int) -> Factored:
     """What all matrices that read x share. Columns that never saw an input count as the average one.
 
     (Another text may bring it.) In place as far as can be: of a wide matrix each copy counts.
+    Raises N730Error where the inputs were not finite.
     """
     damped = hessian.clone()
     diagonal = damped.diagonal()
@@ -204,7 +207,19 @@ def factor(hessian: Tensor, group: int) -> Factored:
     order = _order(diagonal, group)
     damped = damped[order][:, order]
     # With J the reversal: J H J = L Lᵀ, so H⁻¹ = Uᵀ U with U = J L⁻¹ J, which is upper triangular
-    lower = torch.linalg.cholesky(damped.flip(0, 1).double()).float()
+    lower, failed = torch.linalg.cholesky_ex(damped.flip(0, 1).double())
+    for power in range(4):  # sums in FP32 may leave a matrix that is not quite positive definite
+        if failed:
+            damped.diagonal().add_(DAMPING * 10**power * float(damped.diagonal().mean()))
+            lower, failed = torch.linalg.cholesky_ex(damped.flip(0, 1).double())
+    if failed:
+        raise N730Error(
+            "rounding cannot be weighed by the inputs that the calibration saw",
+            expected="finite numbers",
+            found="others",
+            hint="Check that the model's weights are finite, or take another --calibration text.",
+        )
+    lower = lower.float()
     _invert(lower)
     return Factored(order, damped, lower.flip(0, 1))
 

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from n730c.dtypes import Format
+from n730c.errors import N730Error
 from n730c.quant import dequantize, encode
 from n730c.quant.calibrated import Rounder
 from n730c.quant.gptq import damage, factor, round_factored, round_matrix
@@ -90,3 +91,23 @@ def test_zero_and_constant_matrices() -> None:
             rounded = round_matrix(weight, hessian, grid(fmt)).weight
             assert torch.isfinite(rounded).all()
             assert damage(weight, rounded, hessian) <= 0.05 * max(damage(weight, 0 * weight, hessian), 1e-12)
+
+
+def test_moments_that_rounding_left_indefinite_are_damped_until_they_can_be_used() -> None:
+    generator = torch.Generator().manual_seed(3)
+    vectors = torch.linalg.qr(torch.randn(96, 96, generator=generator)).Q
+    spectrum = torch.linspace(-0.2, 2.0, 96)
+    spectrum[-1] = 20.0
+    hessian = vectors @ torch.diag(spectrum) @ vectors.T
+    used = factor(hessian, 32)
+    inverse = used.upper.T @ used.upper
+    torch.testing.assert_close(inverse @ used.damped, torch.eye(96), atol=2e-3, rtol=0)
+    weight = torch.randn(8, 96, generator=generator)
+    assert torch.isfinite(round_factored(weight, grid(Format.INT4), used, 1).weight).all()
+
+
+def test_inputs_that_are_not_finite_are_told() -> None:
+    hessian = torch.eye(64)
+    hessian[3, 5] = hessian[5, 3] = torch.nan
+    with pytest.raises(N730Error, match=r"expected finite numbers"):
+        factor(hessian, 32)
