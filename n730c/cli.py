@@ -176,7 +176,7 @@ def build(
         output=output,
         precision=precision.value if precision else MIXED if mixed else None,
         bits_per_weight=bpw,
-        max_bytes=parse_size(max_size) if max_size else None,
+        max_bytes=parse_size(max_size) if max_size is not None else None,
         tokens_per_s=tokens_per_s,
         calibration=calibration,
         calibration_tokens=calibration_tokens,
@@ -185,8 +185,8 @@ def build(
         seed=seed,
         kv=kv.value if kv else None,
         activations=activations.value,
-        ram_bytes=parse_size(ram) if ram else None,
-        vram_bytes=parse_size(vram, 0) if vram else None,
+        ram_bytes=parse_size(ram) if ram is not None else None,
+        vram_bytes=parse_size(vram, 0) if vram is not None else None,
         context=context,
         chat=chat,
         tune=tune,
@@ -285,8 +285,8 @@ def plan(
         precision.value if precision else None,
         kv.value if kv else None,
         context,
-        parse_size(ram) if ram else None,
-        parse_size(vram, 0) if vram else None,
+        parse_size(ram) if ram is not None else None,
+        parse_size(vram, 0) if vram is not None else None,
     )
     if report is not None:
         if chosen.choice is None:

@@ -18,6 +18,7 @@ from n730c.frontend.model import load_model
 from n730c.frontend.reference import Reference, streamed_logits
 from n730c.frontend.source import open_source
 from n730c.package import describe, read_package
+from n730c.profile import decides_logits
 from n730c.runtime import run_runtime
 
 HELD_BYTES = 2 << 30  # of the original in FP32; a larger one is run layer by layer
@@ -54,8 +55,7 @@ def _check_same_model(package: Path, model: Path, sources: object) -> None:
         return
     found = open_source(model).sha256()
     for name in sorted(sources.keys() | found.keys()):
-        decisive = name in ("config.json", "tokenizer.json") or name.endswith((".safetensors", ".gguf"))
-        if decisive and sources.get(name) != found.get(name):
+        if decides_logits(name) and sources.get(name) != found.get(name):
             raise UsageError(
                 f"{model} is not the model of {package}: {name} differs",
                 expected=f"SHA-256 {str(sources[name])[:16]}…" if name in sources else "no such file",

@@ -132,9 +132,14 @@ def read_profile(path: Path) -> SensitivityProfile:
         )
     except OSError as error:
         raise UsageError(f"cannot read {path}", found=error.strerror or str(error), hint=hint) from error
-    except (AttributeError, KeyError, TypeError, ValueError, RecursionError) as error:
+    except (AttributeError, KeyError, TypeError, ValueError, OverflowError, RecursionError) as error:
         what = " ".join(str(error).split())[:100]
         raise UsageError(f"{path} is no sensitivity profile", expected=_KIND, found=what, hint=hint) from error
+
+
+def decides_logits(name: str) -> bool:
+    """Whether what a model computes depends on this file of its folder."""
+    return name in ("config.json", "tokenizer.json") or name.endswith((".safetensors", ".gguf"))
 
 
 def check_profile(profile: SensitivityProfile, sources: Mapping[str, str], names: Collection[str], path: Path) -> None:
@@ -143,8 +148,7 @@ def check_profile(profile: SensitivityProfile, sources: Mapping[str, str], names
     ``names``: the tensors that it has to speak of, and no others.
     """
     for name in sorted(profile.sources.keys() | sources.keys()):
-        decisive = name in ("config.json", "tokenizer.json") or name.endswith(".safetensors")
-        if decisive and profile.sources.get(name) != sources.get(name):
+        if decides_logits(name) and profile.sources.get(name) != sources.get(name):
             raise UsageError(
                 f"{path} is the profile of another model: {name} differs",
                 expected=f"SHA-256 {sources.get(name, 'none')[:16]}…",
