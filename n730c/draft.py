@@ -174,7 +174,7 @@ class Planned:
     mixed: MixedChoice | None
     program: Program
     plans: tuple[Plan, ...]
-    card: str  # what they do with the target's card and why; empty: it has none
+    planner: Planner
 
     @property
     def predicted(self) -> float:
@@ -324,8 +324,14 @@ class Drafter:
         planner = Planner(program, self.target, len(self.tokenizer), context, card_steps=computable(program))
         plans = planner.plans(self.ram_bytes)
         done(1, 1, f"{plans[0].ram_bytes / 2**20:.0f} MiB of RAM")
-        best = planner.best(self.ram_bytes - OVERHEAD)
-        return Planned(precision, formats, mixed, program, plans, explain_card(planner, best) if best else "")
+        return Planned(precision, formats, mixed, program, plans, planner)
+
+    def device_reason(self, planned: Planned) -> str:
+        """What the plans do with the target's card and why; empty: it has none, or a note has said what is missing."""
+        best = planned.planner.best(self.ram_bytes - OVERHEAD)
+        if best is None or (best.card is not None and not planned.plans[0].vram_bytes):
+            return ""
+        return explain_card(planned.planner, best)
 
     def finished(self, planned: Planned) -> Draft:
         """The same with its kernels, and how large it will be."""

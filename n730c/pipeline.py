@@ -193,7 +193,9 @@ def build(options: Options, console: Console) -> dict[str, Any]:
             progress=lambda n, total: advance(n, total, f"{n / 2**20:.0f} / {total / 2**20:.0f} MiB"),
             check=check,
         )  # fmt: skip
-    summary = summarize(output, program, plans[0], target, planned.precision) | {"device_reason": planned.card}
+    summary = summarize(output, program, plans[0], target, planned.precision) | {
+        "device_reason": job.device_reason(planned)
+    }
     if calibrated is not None:
         summary["predicted_kl"] = lost[0]
     if planned.mixed is not None and calibrated is not None:

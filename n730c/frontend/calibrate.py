@@ -217,8 +217,8 @@ def _add_products(sums: Moments, inputs: Moments) -> None:
 
     def add(index: int) -> None:
         name, at = blocks[index]
-        left, right = inputs[name][:, at : at + _PRODUCT_WIDTH], inputs[name][:, at:]
-        sums[name][at : at + _PRODUCT_WIDTH, at:] += left.T @ right
+        x = inputs[name]
+        sums[name][at : at + _PRODUCT_WIDTH, at:] += x[:, at : at + _PRODUCT_WIDTH].T @ x[:, at:]
 
     for _ in in_order(len(blocks), add):
         pass

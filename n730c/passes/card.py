@@ -16,7 +16,7 @@ from functools import cached_property
 
 from n730c.artifacts import NONE
 from n730c.passes.card_batches import reserve_bytes, with_crossing
-from n730c.passes.card_costs import CardCosts, CardUse, RoundCost, last_that
+from n730c.passes.card_costs import CardCosts, CardUse, fill, last_that, soonest
 from n730c.passes.card_memory import rows_bytes
 from n730c.passes.ring import spread
 
@@ -79,7 +79,7 @@ class CardModel(CardCosts):
         for steps in self.rounds:
             if forced.keys() & set(steps):
                 continue
-            taken = self._balanced(steps, sum(map(self.tiles, steps)))
+            taken = self._balanced(steps)
             gain = self._gain(steps, taken)
             if gain > 0:
                 wanted.append((-gain / rows_bytes(self.program, taken), steps, taken))
@@ -110,28 +110,17 @@ class CardModel(CardCosts):
                 forced[i] = self.tiles(i)
         return forced
 
-    def _fill(self, steps: tuple[int, ...], count: int) -> dict[int, int]:
-        """``count`` tiles of a round: whole matrices first, the largest first, so that the launches are few."""
-        taken = {}
-        for i in sorted((i for i in steps if i in self.steps), key=lambda i: (-self.tiles(i), i)):
-            if count > 0:
-                taken[i] = min(count, self.tiles(i))
-                count -= taken[i]
-        return taken
+    def _room(self, steps: tuple[int, ...]) -> dict[int, int]:
+        """All tiles of a round that the card could compute."""
+        return {i: self.tiles(i) for i in steps if i in self.steps}
 
-    def _balanced(self, steps: tuple[int, ...], most: int) -> dict[int, int]:
-        """The tiles at which the round is over soonest: where both sides end together, or all."""
-
-        def cost(count: int) -> RoundCost:
-            return self.round_cost(steps, self._fill(steps, count), 1)
-
-        count = last_that(most, lambda n: n == 0 or cost(n).card <= cost(n).cpu)
-        best = min((n for n in (count, count + 1) if n <= most), key=lambda n: (cost(n).seconds, n))
-        return self._fill(steps, best)
+    def _balanced(self, steps: tuple[int, ...]) -> dict[int, int]:
+        return soonest(self._room(steps), lambda taken: self.round_cost(steps, taken, 1))
 
     def _fitting(self, steps: tuple[int, ...], most: int, room: int) -> dict[int, int]:
         """As many tiles of a round as ``room`` bytes hold."""
-        return self._fill(steps, last_that(most, lambda n: rows_bytes(self.program, self._fill(steps, n)) <= room))
+        tiles = self._room(steps)
+        return fill(tiles, last_that(most, lambda n: rows_bytes(self.program, fill(tiles, n)) <= room))
 
     def _gain(self, steps: tuple[int, ...], taken: dict[int, int]) -> float:
         return self.round_cost(steps, {}, 1).seconds - self.round_cost(steps, taken, 1).seconds
@@ -142,4 +131,4 @@ class CardModel(CardCosts):
 
     def with_crossing(self, use: CardUse, in_ram: Collection[int]) -> CardUse:
         """``use`` with what is worth bringing to the card for batches; ``in_ram``: segments from which it may come."""
-        return with_crossing(self, use, in_ram)
+        return use if use.whole or not self._reserve else with_crossing(self, use, in_ram)

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from n730c.artifacts import NONE
 from n730c.dtypes import TILE_ROWS
-from n730c.passes.card_costs import LEAST_GAIN, CardCosts, CardUse, RoundCost, last_that
+from n730c.passes.card_costs import LEAST_GAIN, CardCosts, CardUse, soonest
 from n730c.passes.card_memory import Taken
 
 
@@ -29,8 +29,6 @@ def with_crossing(costs: CardCosts, use: CardUse, in_ram: Collection[int]) -> Ca
 
     ``in_ram``: segments from which they may come. What is done for one token stays the same.
     """
-    if use.whole or not reserve_bytes(costs):
-        return use
     taken = dict(use.tiles)
     free: dict[int, int] = {}  # tiles that the card has not
     for i in (i for steps in costs.rounds for i in steps if i in costs.steps and i < costs.program.head_first):
@@ -52,23 +50,9 @@ def with_crossing(costs: CardCosts, use: CardUse, in_ram: Collection[int]) -> Ca
     return use
 
 
-def _crossed(costs: CardCosts, steps: tuple[int, ...], taken: dict[int, int], most: Taken) -> dict[int, int]:
+def _crossed(costs: CardCosts, steps: tuple[int, ...], taken: Taken, most: Taken) -> dict[int, int]:
     """Of up to ``most`` tiles of each step, those with which a round of a whole batch is over soonest."""
-
-    def fill(count: int) -> dict[int, int]:
-        given = {}
-        for i in sorted(most, key=lambda i: (-most[i], i)):
-            if count > 0 and most[i] > 0:
-                given[i] = min(count, most[i])
-                count -= given[i]
-        return given
-
-    def cost(count: int) -> RoundCost:
-        return costs.round_cost(steps, taken, costs.batch, fill(count))
-
-    total = sum(most.values())
-    count = last_that(total, lambda n: n == 0 or cost(n).card <= cost(n).cpu)
-    return fill(min((n for n in (0, count, count + 1) if n <= total), key=lambda n: (cost(n).seconds, n)))
+    return soonest(most, lambda crossing: costs.round_cost(steps, taken, costs.batch, crossing))
 
 
 def _from_batch(costs: CardCosts, use: CardUse) -> CardUse:

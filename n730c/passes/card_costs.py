@@ -131,9 +131,7 @@ class CardCosts:
         reads = -(-tokens // WIDEST)  # of every weight: a block of the grid has so many tokens
         return max(reads * tiles * self.tile_bytes(step) / self.target.vram_bytes_per_s, computing)
 
-    def round_cost(
-        self, steps: tuple[int, ...], taken: dict[int, int], tokens: int, crossing: Taken | None = None
-    ) -> RoundCost:
+    def round_cost(self, steps: tuple[int, ...], taken: Taken, tokens: int, crossing: Taken | None = None) -> RoundCost:
         """``taken``: tiles of each step that the card has, ``crossing``: that come over the bus; none of them 0.
 
         ``tokens`` reach these steps.
@@ -235,6 +233,28 @@ class CardCosts:
 def _crossing(use: CardUse, tokens: int) -> dict[int, int]:
     """The tiles that come over the bus for so many tokens."""
     return dict(use.crossing) if use.card_batch and tokens >= use.card_batch else {}
+
+
+def fill(room: Taken, count: int) -> dict[int, int]:
+    """``count`` of the tiles that there are of each step: whole matrices first, the largest first, for few launches."""
+    given = {}
+    for i in sorted(room, key=lambda i: (-room[i], i)):
+        if count > 0 and room[i] > 0:
+            given[i] = min(count, room[i])
+            count -= given[i]
+    return given
+
+
+def soonest(room: Taken, cost: Callable[[dict[int, int]], RoundCost]) -> dict[int, int]:
+    """Of up to ``room`` tiles of each step, those with which a round is over soonest: where both sides end together,
+    or all, or none."""
+
+    def of(count: int) -> RoundCost:
+        return cost(fill(room, count))
+
+    total = sum(room.values())
+    count = last_that(total, lambda n: n == 0 or of(n).card <= of(n).cpu)
+    return fill(room, min((n for n in (0, count, count + 1) if n <= total), key=lambda n: (of(n).seconds, n)))
 
 
 def last_that(most: int, holds: Callable[[int], bool]) -> int:

@@ -182,7 +182,7 @@ class _Lowering:
                 what, limits = "the size of the attention's heads", "a multiple of 8, at most 1024"
                 raise UnsupportedModel(what, expected=limits, found=str(size))
             window = int(attrs["window"]) if int(attrs["window"]) < self.graph.context else 0
-            self.caches.append(Cache(int(attrs["kv_heads"]), int(attrs["head_dim"]), window, self.kv))
+            self.caches.append(Cache(int(attrs["kv_heads"]), size, window, self.kv))
             self.steps.append(Step(StepOp.KV_STORE, (k, v), NONE, ints=(cache,), layer=layer))
             out = self.buffer(BufferKind.F32, node.width)
             which = (cache, int(attrs["heads"]))
