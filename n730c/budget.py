@@ -116,29 +116,34 @@ def first_budgets(
 
     Raises BudgetExceeded when the smallest formats take more bits than were asked for, or the original itself less.
     """
-    weights = weights_of(graph)
     least = least_budget(graph, profile)
+    check_asked(graph, least, bits_per_weight, max_bytes)
     if bits_per_weight is not None:
-        budget = bits_per_weight * weights / 8
-        if budget < least:
-            raise BudgetExceeded(
-                "--bpw is below what the smallest formats take",
-                expected=f"at least {math.ceil(800 * least / weights) / 100:.2f}",
-                found=f"{bits_per_weight:g}",
-                hint="Raise --bpw.",
-            )
-        return (budget,)
+        return (bits_per_weight * weights_of(graph) / 8,)
     if max_bytes is not None:
-        if max_bytes > weights * ORIGINAL_BITS // 8:
-            raise above_original("--max-size", f"at most {weights * ORIGINAL_BITS // 8} bytes", f"{max_bytes} bytes")
         return (max(least, float(max_bytes)),)  # how much more than the matrices there is, the draft says
     return tuple(dict.fromkeys(default_budget(graph, least, room) for room in tried))
 
 
-def fewest_bits(graph: Graph) -> dict[str, Format]:
-    """The smallest format of every tensor, before anything is measured."""
+def check_asked(graph: Graph, least: float, bits_per_weight: float | None, max_bytes: int | None) -> None:
+    """Raise BudgetExceeded for fewer bits than ``least`` bytes of matrices, or a file above the original's size."""
+    weights = weights_of(graph)
+    if bits_per_weight is not None and bits_per_weight * weights / 8 < least:
+        raise BudgetExceeded(
+            "--bpw is below what the smallest formats take",
+            expected=f"at least {math.ceil(800 * least / weights) / 100:.2f}",
+            found=f"{bits_per_weight:g}",
+            hint="Raise --bpw.",
+        )
+    if max_bytes is not None and max_bytes > weights * ORIGINAL_BITS // 8:
+        raise above_original("--max-size", f"at most {weights * ORIGINAL_BITS // 8} bytes", f"{max_bytes} bytes")
+
+
+def cheapest(graph: Graph, prices: Prices | None = None) -> dict[str, Format]:
+    """Of every tensor the format of the least price, by default the smallest, before anything is measured."""
     shapes = {p.name: p.shape for p in graph.params}
-    least = {name: min(CANDIDATES, key=lambda fmt: (stack_bytes(fmt, shapes[name]), fmt)) for name in assignable(graph)}
+    price = prices or (lambda name, fmt: float(stack_bytes(fmt, shapes[name])))
+    least = {name: min(CANDIDATES, key=lambda fmt: (price(name, fmt), fmt)) for name in assignable(graph)}
     return {**assign_uniform(graph, OTHERS), **least}
 
 

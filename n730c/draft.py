@@ -11,7 +11,7 @@ from typing import Any
 from rich.console import Console
 
 from n730c.artifacts import OVERHEAD, GpuArch, KernelImage, KernelSpec, Plan, Program
-from n730c.budget import fewest_bits, first_budgets, fit, least_budget, room_for_weights, rooms, seconds
+from n730c.budget import cheapest, check_asked, first_budgets, fit, least_budget, room_for_weights, rooms, seconds
 from n730c.codegen import GpuImage, build_gpu_images, build_images, computable
 from n730c.dtypes import Format
 from n730c.errors import BudgetExceeded, ToolchainError, UsageError
@@ -220,16 +220,25 @@ class Drafter:
         planner.plans(self.ram_bytes)
         return room_for_weights(planner, self.ram_bytes)
 
-    def check_size(self) -> None:
-        """Refuse a --max-size that not even the matrices fit with the fewest bits. Raises BudgetExceeded."""
-        limit = self.options.max_bytes
-        if self.asked != MIXED or limit is None:
+    def check_budget(self) -> None:
+        """Refuse, before anything is measured, what not even the cheapest formats keep. Raises BudgetExceeded."""
+        options = self.options
+        if self.asked != MIXED:
             return
-        formats = fewest_bits(self.graph)
-        shapes = {p.name: p.shape for p in self.graph.params}
-        if limit < sum(stack_bytes(formats[name], shapes[name]) for name in matrices(self.graph)):
-            smallest = self._planned(MIXED, formats, kv_format(self.options.kv, MIXED))
-            raise _too_large(limit, self.finished(smallest).file_bytes)
+
+        def planned(formats: Mapping[str, Format]) -> Planned:
+            return self._planned(MIXED, formats, kv_format(options.kv, MIXED))
+
+        formats, shapes = cheapest(self.graph), {p.name: p.shape for p in self.graph.params}
+        least = sum(stack_bytes(formats[name], shapes[name]) for name in matrices(self.graph))
+        check_asked(self.graph, least, options.bits_per_weight, options.max_bytes)
+        if options.max_bytes is not None and options.max_bytes < least:
+            raise _too_large(options.max_bytes, self.finished(planned(formats)).file_bytes)
+        if options.tokens_per_s is not None:
+            prices = [seconds(self.graph, self.target, streamed) for streamed in (False, True)]
+            fastest = max(planned(cheapest(self.graph, p)).plans[0].decode_tokens_per_s for p in prices)
+            if fastest < options.tokens_per_s:
+                raise self._too_slow(fastest, options.tokens_per_s)
 
     def best(self, room: int) -> Draft:
         """The draft that the options ask for. Raises BudgetExceeded if there is none."""
@@ -288,13 +297,16 @@ class Drafter:
             if speed >= wanted and (found is None or made.predicted < found.predicted):
                 found = made
         if found is None:
-            raise BudgetExceeded(
-                f"{self.target.name} is too slow for --tokens-per-s",
-                expected=f"at most {fastest:.3g}, predicted with the fewest bits",
-                found=f"{wanted:g}",
-                hint="Ask for less, or take a smaller model or --context.",
-            )
+            raise self._too_slow(fastest, wanted)
         return found
+
+    def _too_slow(self, fastest: float, wanted: float) -> BudgetExceeded:
+        return BudgetExceeded(
+            f"{self.target.name} is too slow for --tokens-per-s",
+            expected=f"at most {fastest:.3g}, predicted with the fewest bits",
+            found=f"{wanted:g}",
+            hint="Ask for less, or take a smaller model or --context.",
+        )
 
     @property
     def _profile(self) -> SensitivityProfile:

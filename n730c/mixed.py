@@ -42,7 +42,7 @@ CANDIDATES = tuple(fmt for fmt in Format if fmt.is_integer)
 ORIGINAL_BITS = 16  # a weight: more than that loses nothing
 OTHERS = "int4"  # of the matrices that are not assigned
 _POINTS = 24  # of the Pareto curve
-_RECORD = 5  # of what a calibration that was ended leaves; another compiler's is not gone on with
+_RECORD = 6  # of what a calibration that was ended leaves; another compiler's is not gone on with
 
 
 @dataclass(frozen=True)
@@ -99,43 +99,52 @@ class _Nothing:
         return
 
 
-def check_inputs(text: Path | None, profile: Path | None, bits_per_weight: float | None) -> None:
-    """Refuse what cannot be right before the work begins. Raises N730Error."""
-    if text is not None:
-        read_text(text)
+@dataclass(frozen=True)
+class Basis:
+    """What is calibrated on: the text, and what is known of its outcome. ``file``: of the profile, to read or write."""
+
+    text: str
+    known: SensitivityProfile | None = None
+    file: Path | None = None
+
+
+def read_basis(text: Path | None, profile: Path | None, bits_per_weight: float | None = None) -> Basis:
+    """Read both before the work begins, once (they may be pipes). Raises N730Error for what cannot be right."""
+    content = read_text(text)
+    known = None
     if profile is not None and profile.exists():
-        read_profile(profile)
+        known = read_profile(profile)
     elif profile is not None:
         destination(profile, b"{", "profile", "--profile")
     if bits_per_weight is not None and bits_per_weight > ORIGINAL_BITS:
         raise above_original("--bpw", f"at most {ORIGINAL_BITS}", f"{bits_per_weight:g}")
+    return Basis(content, known, profile)
 
 
 def calibrate(
     graph: Graph,
     checkpoint: Checkpoint,
     texts: Path,
-    text: Path | None,
+    basis: Basis,
     tokens: int,
-    profile: Path | None,
     progress: Progress,
     measured: bool = True,
     seed: int = 0,
 ) -> Calibrated:
-    """Run the calibration, or go on with one that was ended; measure the profile, or read it from ``profile``.
+    """Run the calibration, or go on with one that was ended; measure the profile, unless it is known.
 
     ``texts``: the folder of the tokenizer and the chat template. Without ``measured`` there is no profile (it
     is empty): one format for all needs none.
-    A measured profile is written to ``profile`` if one is named. Raises N730Error for a text or profile of no use.
+    A measured profile is written to the file if one is named. Raises N730Error for a text or profile of no use.
     """
-    content = read_text(text)
-    windows = token_windows(texts, content, read_chat_template(texts)[0], graph.context, tokens, seed)
+    windows = token_windows(texts, basis.text, read_chat_template(texts)[0], graph.context, tokens, seed)
     sources = checkpoint.sha256()
     known = None if measured else SensitivityProfile(sources, "", 0, "none", 0.0, {})
-    if measured and profile is not None and profile.exists():
-        known = read_profile(profile)
-        check_profile(known, sources, assignable(graph), profile)
-    digest = hashlib.sha256(json.dumps([_RECORD, sources, sorted(f.name for f in CANDIDATES), known is None]).encode())
+    if measured and basis.known is not None and basis.file is not None:
+        known = basis.known
+        check_profile(known, sources, assignable(graph), basis.file)
+    kind = [_RECORD, sources, sorted(f.name for f in CANDIDATES), known is None, graph.context]
+    digest = hashlib.sha256(json.dumps(kind).encode())
     digest.update(np.ascontiguousarray(windows).tobytes())
     folder, lock = _claim(cache_folder() / "calibration" / digest.hexdigest()[:24])
     if known is not None:
@@ -145,8 +154,8 @@ def calibrate(
     found, calibration = measure(
         graph, checkpoint.tensor, windows, CANDIDATES, assignable(graph), sources, folder, progress
     )
-    if profile is not None:
-        found.write(profile)
+    if basis.file is not None:
+        found.write(basis.file)
     return Calibrated(found, calibration, folder, lock)
 
 

@@ -24,7 +24,7 @@ from n730c.frontend.source import text_folder
 from n730c.frontend.tokenizer import check_tokenizer, compile_tokenizer
 from n730c.host import find_target
 from n730c.ir.core import Graph
-from n730c.mixed import Calibrated, calibrate, check_inputs, rounded_bytes
+from n730c.mixed import Basis, Calibrated, calibrate, read_basis, rounded_bytes
 from n730c.package import validate, write_package
 from n730c.package.layout import MAGIC
 from n730c.passes import run_passes
@@ -118,14 +118,14 @@ def summarize(package: Path, program: Program, plan: Plan, target: Target, preci
 
 
 def _calibrated(
-    options: Options, precision: str, graph: Graph, checkpoint: Checkpoint, texts: Path, stages: Stages
+    options: Options, basis: Basis, precision: str, graph: Graph, checkpoint: Checkpoint, texts: Path, stages: Stages
 ) -> Calibrated | None:
     """The calibration, where the precision or the options ask for one. ``texts``: folder of tokenizer and template."""
     if precision != MIXED and options.calibration is None:
         return None
     return calibrate(
-        graph, checkpoint, texts, options.calibration, options.calibration_tokens, options.profile,
-        stages.begin("calibrating"), measured=precision == MIXED, seed=options.seed,
+        graph, checkpoint, texts, basis, options.calibration_tokens, stages.begin("calibrating"),
+        measured=precision == MIXED, seed=options.seed,
     )  # fmt: skip
 
 
@@ -148,7 +148,7 @@ def _destination(options: Options) -> Path:
 def build(options: Options, console: Console) -> dict[str, Any]:
     """Compile a folder or GGUF file to a package; returns the summary. Raises N730Error; leaves no partial file."""
     output = _destination(options)
-    check_inputs(options.calibration, options.profile, options.bits_per_weight)
+    basis = read_basis(options.calibration, options.profile, options.bits_per_weight)
     target = find_target(options.target, disk=output.parent).with_vram(options.vram_bytes)
     with text_folder(options.model) as texts, Stages(console) as stages:
         done = stages.begin("tracing the model")
@@ -163,8 +163,8 @@ def build(options: Options, console: Console) -> dict[str, Any]:
         asked = options.precision or (MIXED if checkpoint.stored_formats() is None else None)
         job = Drafter(options, graph, checkpoint, target, tokenizer, chat_section, asked, ram_bytes, stages, console)
         room = job.room() if asked == MIXED else 0  # before the work begins: it may be that nothing fits
-        job.check_size()
-        job.calibrated = calibrated = _calibrated(options, asked or AS_STORED, graph, checkpoint, texts, stages)
+        job.check_budget()
+        job.calibrated = calibrated = _calibrated(options, basis, asked or AS_STORED, graph, checkpoint, texts, stages)
         made = job.best(room)
         planned, program, plans = made.planned, made.planned.program, made.planned.plans
         later = [("precision", planned.formats), ("program", program)]

@@ -120,13 +120,16 @@ def read_profile(path: Path) -> SensitivityProfile:
         content = json.loads(path.read_bytes())
         if not isinstance(content, dict) or content.get("kind") != _KIND or content.get("version") != _VERSION:
             raise ValueError("another kind of file")
+        divergence = {str(name): _formats(name, by) for name, by in content["divergence"].items()}
+        if len({frozenset(by) for by in divergence.values()}) > 1:
+            raise ValueError("tensors with different formats to choose from")
         return SensitivityProfile(
             sources={str(k): str(v) for k, v in content["sources"].items()},
             text=str(content["text"]),
             tokens=int(content["tokens"]),
             method=str(content["method"]),
             activations=_number(content["activations"]),
-            divergence={str(name): _formats(name, by) for name, by in content["divergence"].items()},
+            divergence=divergence,
             together=tuple(sorted((_number(parts), _number(both)) for parts, both in content["together"])),
             inputs={str(name): _number(value) for name, value in content["inputs"].items()},
         )

@@ -20,7 +20,7 @@ from n730c.frontend.calibration_text import read_text, token_windows
 from n730c.frontend.chat_template import read_chat_template
 from n730c.frontend.tokenizer import compile_tokenizer
 from n730c.measure import measure
-from n730c.mixed import CANDIDATES, assignable, calibrate, items, stack_bytes
+from n730c.mixed import CANDIDATES, assignable, calibrate, items, read_basis, stack_bytes
 from n730c.package import write_package
 from n730c.passes import run_passes
 from n730c.passes.assign import Item, assign
@@ -100,8 +100,8 @@ class Assignments:
         file = subject.folder / "profile.json"
         self.graph = run_passes(subject.graph, PASSES)
         self.calibrated = calibrate(
-            self.graph, subject.checkpoint, subject.model, subject.calibration, subject.calibration_tokens, file,
-            lambda done, total, note: None,
+            self.graph, subject.checkpoint, subject.model, read_basis(subject.calibration, file),
+            subject.calibration_tokens, lambda done, total, note: None,
         )  # fmt: skip
         self.profile = self.calibrated.profile
         self.tokenizer = compile_tokenizer(subject.model, self.graph.vocab, subject.checkpoint.eos_ids)

@@ -96,37 +96,44 @@ class Rounder:
         ``anchor``. Errors as of ``trials``, but on ``inputs`` f32[tokens, cols] that the rounder did not learn from, if
         anything is known of its inputs: on those that it learned from they are smaller, and the noise's are not.
         """
-        if self._knows(value):
-            self._factor(value, weights[0].shape[1])  # once, before they ask for it side by side
-        with single_threads() as pool:
-            yield from pool.map(lambda weight: self._estimate(weight, value, formats, anchor, inputs), weights)
-
-    def _estimate(
-        self, weight: Array, value: str | None, formats: Sequence[Format], anchor: Format, inputs: Array | None
-    ) -> tuple[Array, float, dict[Format, float]]:
-        noisy = coarse(weight)
         if not self._knows(value) or inputs is None:
-            part = weight[_sample(len(weight))]
-            scale = len(weight) / len(part)
-            errors = {fmt: scale * float(np.square(part - _nearest(part, fmt)).sum()) for fmt in sorted(formats)}
-            return noisy, float(np.square(weight - noisy, dtype=np.float64).sum()), errors
-        factored = self._factor(value, weight.shape[1])
+            for weight in weights:
+                yield _alone(weight, formats)
+            return
+        factored = self._factor(value, weights[0].shape[1])
+        samples = [_sample(len(weight)) for weight in weights]
+        some = torch.cat([_tensor(weight[rows]) for weight, rows in zip(weights, samples, strict=True)])
+        ends = np.cumsum([len(rows) for rows in samples])
+        spans = [slice(end - len(rows), end) for rows, end in zip(samples, ends, strict=True)]
+        few = torch.cat([torch.arange(s.start, s.stop)[:: max(1, (s.stop - s.start) // ROUNDED_ROWS)] for s in spans])
         seen = _tensor(inputs)
-        rows = _sample(len(weight))
-        some = _tensor(weight[rows])
-        scale = len(weight) / len(rows)
-        noise = _mean_square(some - _tensor(noisy[rows]), seen) * scale
-        few = some[:: max(1, len(some) // ROUNDED_ROWS)]
-        rounded = round_factored(few, grid(anchor), factored, sweeps=1).weight
-        real = _mean_square(few - rounded, seen) / max(expected_damage(few, grid(anchor), factored), 1e-30)
+        # rows are rounded independently: those of all matrices at once
+        rounded = _mean_squares(some[few] - round_factored(some[few], grid(anchor), factored, sweeps=1).weight, seen)
+        wanted = sorted({*formats, anchor})
         with single_threads() as pool:
-            expected = pool.map(lambda fmt: expected_damage(some, grid(fmt), factored), sorted(formats))
-            return noisy, noise, {fmt: e * real * scale for fmt, e in zip(sorted(formats), expected, strict=True)}
+            found = pool.map(lambda fmt: expected_damage(some, grid(fmt), factored), wanted)
+            expected = dict(zip(wanted, found, strict=True))
+            noisy = pool.map(coarse, weights)
+            for span, rows, weight, made in zip(spans, samples, weights, noisy, strict=True):
+                own = (few >= span.start) & (few < span.stop)
+                real = float(rounded[own].sum()) / max(float(expected[anchor][few[own]].sum()), 1e-30)
+                scale = len(weight) / len(rows)
+                noise = scale * float(_mean_squares(some[span] - _tensor(made[rows]), seen).sum())
+                yield made, noise, {fmt: scale * real * float(expected[fmt][span].sum()) for fmt in sorted(formats)}
 
 
-def _mean_square(difference: torch.Tensor, inputs: torch.Tensor) -> float:
-    """Of what a difference of weights makes of inputs, summed over the rows."""
-    return float((inputs @ difference.T).square().sum()) / len(inputs)
+def _alone(weight: Array, formats: Sequence[Format]) -> tuple[Array, float, dict[Format, float]]:
+    """What ``Rounder.estimates`` says of a matrix of whose inputs nothing is known."""
+    part = weight[_sample(len(weight))]
+    scale = len(weight) / len(part)
+    errors = {fmt: scale * float(np.square(part - _nearest(part, fmt)).sum()) for fmt in sorted(formats)}
+    noisy = coarse(weight)
+    return noisy, float(np.square(weight - noisy, dtype=np.float64).sum()), errors
+
+
+def _mean_squares(difference: torch.Tensor, inputs: torch.Tensor) -> torch.Tensor:
+    """Of what each row of a difference of weights makes of inputs f32[tokens, cols]: f32[rows]."""
+    return (inputs @ difference.T).square().mean(0)
 
 
 def _sample(rows: int) -> npt.NDArray[np.int64]:

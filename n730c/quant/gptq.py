@@ -18,6 +18,7 @@ import os
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property, partial
+from itertools import groupby
 from typing import Protocol
 
 import torch
@@ -139,7 +140,7 @@ def _safe(scale: Tensor) -> Tensor:
 
 
 def search_scales(grid: Grid, w: Tensor, importance: Tensor, every: int = 1) -> Tensor:
-    """The scales f32[rows] of a group ``w`` [n, rows]: least Σ importance · (w - scale · level)². ``importance``: [n].
+    """The scales f32[…] of groups ``w`` [n, …]: least Σ importance · (w - scale · level)²; ``importance`` [n] or as w.
 
     From the largest magnitude over the range's end on downwards, each followed by the least-squares scale of the
     levels it chose; for lopsided levels with both signs. ``every``: only each such factor is tried.
@@ -148,26 +149,31 @@ def search_scales(grid: Grid, w: Tensor, importance: Tensor, every: int = 1) -> 
 
 
 def expected_error(grid: Grid, w: Tensor, importance: Tensor) -> Tensor:
-    """The error f32[rows] of a group with the best scales: what ``search_scales`` minimizes."""
-    total = torch.mv((w * w).T, importance)
+    """The errors f32[…] of groups with the best scales: what ``search_scales`` minimizes."""
+    total = _weighed(w * w, importance)
     return (total + _search(grid, w, importance, 1)[1]).clamp_min_(0)
 
 
+def _weighed(squares: Tensor, importance: Tensor) -> Tensor:
+    """Σ importance · squares over the first dimension."""
+    return torch.mv(squares.T, importance) if importance.ndim == 1 else (squares * importance).sum(0)
+
+
 def _search(grid: Grid, w: Tensor, importance: Tensor, every: int) -> tuple[Tensor, Tensor]:
-    """(scales, their errors without Σ importance · w²), each f32[rows]."""
+    """(scales, their errors without Σ importance · w²), each f32[…]."""
     magnitude = w.abs()
     extreme = magnitude.amax(0) if len(grid.signs) == 1 else w.gather(0, magnitude.argmax(0, keepdim=True))[0]
     top = float(grid.levels.abs().max())
     best = torch.full_like(extreme, torch.inf)
     chosen = torch.zeros_like(extreme)
-    weighted = importance[:, None] * w
+    weighted = (importance[:, None] if importance.ndim == 1 else importance) * w
     inverse = top / _safe(extreme)
     work = torch.empty_like(w)
     for sign in grid.signs:
         for factor in grid.factors[every // 2 :: every]:
             level = grid.round_(torch.mul(w, inverse * (sign / factor), out=work))
             product = (weighted * level).sum(0)
-            square = torch.mv(level.mul_(level).T, importance).clamp_min_(1e-30)
+            square = _weighed(level.mul_(level), importance).clamp_min_(1e-30)
             # Σ h (w - s l)² without Σ h w², at the best s: -(Σ h w l)² / Σ h l²
             scale = product / square
             error = -product * scale
@@ -387,13 +393,20 @@ def _round_rows(weight: Tensor, grid: Grid, factored: Factored, sweeps: int) -> 
 
 
 @torch.no_grad()
-def expected_damage(weight: Tensor, grid: Grid, factored: Factored) -> float:
-    """About what ``damage`` will be, up to a factor that formats share: some groups with their best scales, alone."""
-    ordered = weight.T[factored.order].contiguous()
+def expected_damage(weight: Tensor, grid: Grid, factored: Factored) -> Tensor:
+    """About what each row's part of ``damage`` will be, f32[rows], up to a factor that formats share.
+
+    Of some groups with their best scales, each by itself; groups of one size at once.
+    """
+    columns = weight.T
     importance = 1 / factored.upper.diagonal() ** 2
     spans = _spans(factored.order, grid.group)
-    spans = spans[:: max(1, len(spans) // _ESTIMATED)]
-    return sum(float(expected_error(grid, ordered[at:end], importance[at:end]).sum()) for _, at, end in spans)
+    spans = sorted(spans[:: max(1, len(spans) // _ESTIMATED)], key=lambda span: span[2] - span[1])
+    total = torch.zeros(len(weight))
+    for size, some in groupby(spans, key=lambda span: span[2] - span[1]):
+        places = torch.arange(size)[:, None] + torch.tensor([at for _, at, _ in some])  # [columns of a group, groups]
+        total += expected_error(grid, columns[factored.order[places]], importance[places][:, :, None]).sum(0)
+    return total
 
 
 def damage(weight: Tensor, rounded: Tensor, hessian: Tensor) -> float:

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +18,7 @@ import pytest
 from n730c.artifacts import BufferKind
 from n730c.cli import run
 from n730c.errors import N730Error
-from n730c.mixed import _claim
+from n730c.mixed import _claim, read_basis
 from n730c.package import describe, read_package
 from tests.models import DEMO
 
@@ -183,20 +184,35 @@ def test_two_builds_at_once_keep_apart(tmp_path: Path) -> None:
     again.close()
 
 
-def test_budgets_that_cannot_be(models: Models, profile: tuple[Path, Path], tmp_path: Path) -> None:
-    known = ("--profile", profile[0])
+def test_budgets_that_cannot_be(models: Models, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """They are told before anything is measured."""
     output = tmp_path / "out.n730"
-    assert "expected at least 2." in refusal(models, output, "--bpw", "1.5", *known)
-    assert "above the size of the original" in refusal(models, output, "--bpw", "17", *known)
-    least = refusal(models, output, "--max-size", "9K", *known)
+    assert "expected at least 2." in refusal(models, output, "--bpw", "1.5")
+    assert "above the size of the original" in refusal(models, output, "--bpw", "17")
+    least = refusal(models, output, "--max-size", "9K")
     assert "does not fit --max-size (expected at least " in least
-    size = int(least.partition("at least ")[2].split()[0])
-    assert f"at least {size} bytes, found {size - 1}" in refusal(models, output, "--max-size", str(size - 1), *known)
-    assert "above the size of the original" in refusal(models, output, "--max-size", "1G", *known)
-    assert "expected one" in refusal(models, output, "--max-size", "1M", "--bpw", "3", *known)
-    assert "expected one" in refusal(models, output, "--tokens-per-s", "1", "--bpw", "3", *known)
-    assert "too slow for --tokens-per-s" in refusal(models, output, "--tokens-per-s", "1e6", *known)
+    assert "above the size of the original" in refusal(models, output, "--max-size", "1G")
+    assert "expected one" in refusal(models, output, "--max-size", "1M", "--bpw", "3")
+    assert "expected one" in refusal(models, output, "--tokens-per-s", "1", "--bpw", "3")
+    assert "too slow for --tokens-per-s" in refusal(models, output, "--tokens-per-s", "1e6")
     assert "--precision mixed" in refusal(models, output, "--precision", "int4", "--bpw", "3")
+    assert "calibrating" not in capsys.readouterr().err
+
+
+def test_the_least_size_is_no_byte_too_much(models: Models, profile: tuple[Path, Path], tmp_path: Path) -> None:
+    output = tmp_path / "out.n730"
+    size = int(refusal(models, output, "--max-size", "9K").partition("at least ")[2].split()[0])
+    known = ("--profile", profile[0])
+    assert f"at least {size} bytes, found {size - 1}" in refusal(models, output, "--max-size", str(size - 1), *known)
+
+
+def test_the_text_may_come_from_a_pipe(tmp_path: Path) -> None:
+    """A pipe gives its bytes once: what is calibrated on is what was checked."""
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit(pipe.write_text, "some text")
+        assert read_basis(pipe, None).text == "some text"
 
 
 def test_texts_that_will_not_do(models: Models, tmp_path: Path) -> None:
@@ -216,14 +232,18 @@ def test_texts_that_will_not_do(models: Models, tmp_path: Path) -> None:
 def test_profiles_that_will_not_do(models: Models, profile: tuple[Path, Path], tmp_path: Path) -> None:
     output, file = tmp_path / "out.n730", tmp_path / "profile.json"
     content = json.loads(profile[0].read_text())
-    wrong = ({"x": {"int4": -1}}, {"x": {"int4": 1e308}}, {"x": {}}, {"x": {"bf16": 0.0}}, [])
+    some = ({"int4": -1}, {"int4": 1e308}, {}, {"bf16": 0.0})
+    wrong = (*({"x": by} for by in some), {"x": {"int4": 0}, "y": {"int8": 0}}, [])
     for text in ("{", "[]", '{"kind": "else"}', *(json.dumps({**content, "divergence": by}) for by in wrong)):
         file.write_text(text)
         assert "no sensitivity profile" in refusal(models, output, "--profile", file)
     file.write_text(json.dumps({**content, "sources": {**content["sources"], "config.json": "0" * 64}}))
     assert "another model: config.json differs" in refusal(models, output, "--profile", file)
     first, *others = content["divergence"]
-    for by in ({name: content["divergence"][name] for name in others}, {**content["divergence"], "x": {"int4": 0}}):
+    for by in (
+        {name: content["divergence"][name] for name in others},
+        {**content["divergence"], "x": content["divergence"][first]},
+    ):
         file.write_text(json.dumps({**content, "divergence": by}))
         assert f"as it is read here: {'x' if 'x' in by else first}" in refusal(models, output, "--profile", file)
 
