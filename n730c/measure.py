@@ -85,13 +85,17 @@ class _Trials:
             by = found.setdefault(trial[0], {})
             by[trial[1]] = by.get(trial[1], 0.0) + float(kl)  # a tied matrix has two trials: as embedding, as head
 
+        # a layer's coarse noise is some ten times that of products in BF16; its logits' divergence is not
+        short = None if self.direct or last else self.calibration.short_products(weights)
+
         def carry(k: int, own: Mapping[str, Array] = weights) -> list[Values]:
             observe = _quantized if trials[k] == [ACTIVATIONS, ""] else None
+            multiply = short if observe is None and own is weights else None
             outputs = []
             for j in range(len(self.probes)):
                 start = stage.index == 0
                 values = self._inputs(stage, j) if start else self._own(stage, k, j)
-                outputs.append(run_stage(stage, values, own, observe))
+                outputs.append(run_stage(stage, values, own, observe, multiply=multiply))
             return outputs
 
         for k, outputs in zip(carried, in_order(len(carried), lambda i: carry(carried[i])), strict=True):

@@ -26,7 +26,7 @@ from threadpoolctl import ThreadpoolController
 
 from n730c.errors import N730Error
 from n730c.files import system_errors, write_whole
-from n730c.frontend.walk import GO_ON, Activations, Stage, Values, load_weights, run_stage, stages
+from n730c.frontend.walk import GO_ON, Activations, Multiply, Stage, Values, load_weights, run_stage, stages
 from n730c.ir.core import Graph, Node, Op
 from n730c.ir.ops import Array
 
@@ -63,8 +63,8 @@ def in_order(count: int, work: Callable[[int], Any]) -> Iterator[Any]:
 class _Short:
     """A pass in BF16, as models are made for: more than twice as fast where the processor has its products.
 
-    Good enough for moments, but not for what the original is compared by. Nor for the sums of the moments themselves:
-    rounded to BF16 they are not positive definite any more.
+    Good enough for moments and for what coarse rounding changes, but not for what the original is compared by. Nor for
+    the sums of the moments themselves: rounded to BF16 they are not positive definite any more.
     """
 
     def __init__(self, weights: Values) -> None:
@@ -127,7 +127,7 @@ class Calibration:
         last = stage.index + 1 == len(self.stages)
         sums: Moments = {}
         count = self.windows.size
-        short = _Short(weights) if self.short else None
+        short = self.short_products(weights)
 
         def one(index: int) -> dict[str, Array]:
             seen: dict[str, Array] = {}
@@ -139,7 +139,7 @@ class Calibration:
             probe = index - len(self.windows)
             # of the last stage only the linear layers' inputs are wanted, not the logits of every token
             wanted = self._before_logits(stage, last) if probe < 0 else None
-            multiply = short.multiply if short and probe < 0 else None
+            multiply = short if probe < 0 else None
             values = run_stage(stage, self.inputs(stage, index), weights, observe, wanted, multiply)
             if last and probe >= 0:
                 self._write(self._logits_file(probe), values[self.graph.output].tobytes())
@@ -166,6 +166,10 @@ class Calibration:
                 span = slice(at, at + _PRODUCT_WIDTH)
                 moment[at:, span] = moment[span, at:].T.copy()
         return sums
+
+    def short_products(self, weights: Values) -> Multiply | None:
+        """How linear layers may multiply where BF16 is good enough; None: as their reference does, which is faster."""
+        return _Short(weights).multiply if self.short else None
 
     def _before_logits(self, stage: Stage, last: bool) -> tuple[str, ...] | None:
         return tuple(node.name for node in stage.nodes if node.name != self.graph.output) if last else None

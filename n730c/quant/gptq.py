@@ -25,6 +25,7 @@ import torch
 from torch import Tensor
 
 from n730c.errors import N730Error
+from n730c.quant.columns import best_scales, compensate, descend, nearest_, weighed
 
 DAMPING = 0.01  # of the mean of H's diagonal, added to it
 SWEEPS = 2  # of coordinate descent
@@ -96,16 +97,14 @@ class Grid:
         first, last = float(self.levels[0]), float(self.levels[-1])
         return self.levels[torch.bucketize(torch.arange(first + 0.25, last, 0.5), middles)]
 
+    @cached_property
+    def ends(self) -> tuple[float, float, float, Tensor]:
+        """What ``columns.nearest_`` wants to know of the levels."""
+        return float(self.levels[0]), float(self.levels[-1]), self.step, torch.empty(0) if self.step else self._halves
+
     def round_(self, x: Tensor) -> Tensor:
         """The levels nearest to x, in its place."""
-        first = float(self.levels[0])
-        if self.step == 1 and first.is_integer():
-            return x.round_().clamp_(first, float(self.levels[-1]))
-        if self.step:
-            index = x.sub_(first).mul_(1 / self.step).round_().clamp_(0, len(self.levels) - 1)
-            return index.mul_(self.step).add_(first)
-        index = x.sub_(first).mul_(2).clamp_(0, len(self._halves) - 1)
-        return x.copy_(torch.take(self._halves, index.long()))
+        return nearest_(x, *self.ends)
 
     def fields(self, levels: Tensor) -> Tensor:
         """u8: the indices of levels."""
@@ -150,37 +149,17 @@ def search_scales(grid: Grid, w: Tensor, importance: Tensor, every: int = 1) -> 
 
 def expected_error(grid: Grid, w: Tensor, importance: Tensor) -> Tensor:
     """The errors f32[…] of groups with the best scales: what ``search_scales`` minimizes."""
-    total = _weighed(w * w, importance)
+    total = weighed(w * w, importance)
     return (total + _search(grid, w, importance, 1)[1]).clamp_min_(0)
-
-
-def _weighed(squares: Tensor, importance: Tensor) -> Tensor:
-    """Σ importance · squares over the first dimension."""
-    return torch.mv(squares.T, importance) if importance.ndim == 1 else (squares * importance).sum(0)
 
 
 def _search(grid: Grid, w: Tensor, importance: Tensor, every: int) -> tuple[Tensor, Tensor]:
     """(scales, their errors without Σ importance · w²), each f32[…]."""
     magnitude = w.abs()
     extreme = magnitude.amax(0) if len(grid.signs) == 1 else w.gather(0, magnitude.argmax(0, keepdim=True))[0]
-    top = float(grid.levels.abs().max())
-    best = torch.full_like(extreme, torch.inf)
-    chosen = torch.zeros_like(extreme)
-    weighted = (importance[:, None] if importance.ndim == 1 else importance) * w
-    inverse = top / _safe(extreme)
-    work = torch.empty_like(w)
-    for sign in grid.signs:
-        for factor in grid.factors[every // 2 :: every]:
-            level = grid.round_(torch.mul(w, inverse * (sign / factor), out=work))
-            product = (weighted * level).sum(0)
-            square = _weighed(level.mul_(level), importance).clamp_min_(1e-30)
-            # Σ h (w - s l)² without Σ h w², at the best s: -(Σ h w l)² / Σ h l²
-            scale = product / square
-            error = -product * scale
-            better = error < best
-            best = torch.where(better, error, best)
-            chosen = torch.where(better, scale, chosen)
-    return chosen, best
+    inverse = float(grid.levels.abs().max()) / _safe(extreme)
+    tried = [sign / factor for sign in grid.signs for factor in grid.factors[every // 2 :: every]]
+    return best_scales(w, importance, inverse, tried, *grid.ends)
 
 
 @dataclass(frozen=True)
@@ -278,12 +257,7 @@ def _compensated(w: Tensor, grid: Grid, factored: Factored) -> tuple[Tensor, Par
             reciprocal = (1 / block.diagonal()).tolist()
             parts = grid.coding.replace(parts, which, search_scales(grid, part, importance[at:end]))
             scale = _safe(grid.coding.column(parts, which))
-            inverse = 1 / scale
-            for j in range(end - at):
-                level = grid.round_(torch.mul(part[j], inverse, out=levels[at + j]))
-                error = part[j].addcmul_(level, scale, value=-1).mul_(reciprocal[j])
-                if at + j + 1 < end:
-                    part[j + 1 :].addr_(block[j, j + 1 :], error, alpha=-1)
+            compensate(part, levels[at:end], block, scale, reciprocal, *grid.ends)
             if end < stop:
                 w[end:stop].addmm_(upper[at:end, end:stop].T, part, alpha=-1)
         if stop < cols:
@@ -312,13 +286,7 @@ def _sweep(
             now = torch.mul(level, scale, out=quantized[at:end])
             local.addmm_(block, torch.sub(now, old), alpha=-1)
             reciprocal = (1 / block.diagonal()).tolist()
-            for j in range(end - at):
-                found = torch.add(now[j], local[j], alpha=reciprocal[j], out=level[j])
-                grid.round_(found.mul_(inverse))
-                step = torch.mul(found, scale).sub_(now[j])
-                now[j] += step
-                if at + j + 1 < end:
-                    local[j + 1 :].addr_(block[j, j + 1 :], step, alpha=-1)
+            descend(now, local, level, block, scale, inverse, reciprocal, *grid.ends)
             torch.sub(now, old, out=old)
             if end < stop:
                 pull[end:stop].addmm_(hessian[end:stop, at:end], old, alpha=-1)
