@@ -192,7 +192,9 @@ def factor(hessian: Tensor, group: int) -> Factored:
     order = _order(diagonal, group)
     damped = damped[order][:, order]
     # With J the reversal: J H J = L Lᵀ, so H⁻¹ = Uᵀ U with U = J L⁻¹ J, which is upper triangular
-    lower, failed = torch.linalg.cholesky_ex(damped.flip(0, 1).double())
+    lower, failed = torch.linalg.cholesky_ex(damped.flip(0, 1))
+    if failed:
+        lower, failed = torch.linalg.cholesky_ex(damped.flip(0, 1).double())
     for power in range(4):  # sums in FP32 may leave a matrix that is not quite positive definite
         if failed:
             damped.diagonal().add_(DAMPING * 10**power * float(damped.diagonal().mean()))
@@ -239,7 +241,7 @@ def _batches(spans: list[tuple[int, int, int]]) -> list[list[tuple[int, int, int
 
 
 def _compensated(w: Tensor, grid: Grid, factored: Factored) -> tuple[Tensor, Parts]:
-    """GPTQ's own pass over ``w`` [cols in order, rows], which is used up: (levels like w, scales)."""
+    """GPTQ's own pass over ``w`` [cols in order, rows], which becomes the errors E: (levels like w, scales)."""
     cols, rows = w.shape
     upper = factored.upper
     importance = 1 / upper.diagonal() ** 2
@@ -345,12 +347,13 @@ def round_factored(weight: Tensor, grid: Grid, factored: Factored, sweeps: int =
 
 @torch.no_grad()
 def _round_rows(weight: Tensor, grid: Grid, factored: Factored, sweeps: int) -> tuple[Tensor, Parts, Tensor]:
-    ordered = weight.T[factored.order].contiguous()
-    levels, parts = _compensated(ordered.clone(), grid, factored)
+    errors = weight.T[factored.order].contiguous()
+    levels, parts = _compensated(errors, grid, factored)
     spans = _spans(factored.order, grid.group)
     if sweeps:
         quantized = levels * _spread(parts, grid, spans)
-        pull = factored.damped @ ordered.sub_(quantized)
+        # What was compensated is W - Q = Uᵀ E, so H (W - Q) = U⁻¹ E: half of what the product with H would cost
+        pull = torch.linalg.solve_triangular(factored.upper, errors, upper=True, out=errors)
         for number in range(sweeps):
             parts = _sweep(quantized, levels, pull, parts, grid, factored, number + 1 == sweeps)
         del quantized, pull
