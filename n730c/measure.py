@@ -153,6 +153,8 @@ class _Trials:
         for k, trial in enumerate(trials):
             if trial[0] == TOGETHER:
                 self._keep(stage, k, carry(k, {**weights, **changed[trial[1]]}), last, trial, settle)
+
+    def recorded(self, stage: Stage) -> None:
         self.store.drop(stage.index - 1)
 
     def _estimates(

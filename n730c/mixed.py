@@ -98,6 +98,9 @@ class _Nothing:
     def visit(self, stage: Stage, weights: Values, moments: Moments, state: dict[str, object]) -> None:
         return
 
+    def recorded(self, stage: Stage) -> None:
+        return
+
 
 @dataclass(frozen=True)
 class Basis:

@@ -43,6 +43,9 @@ class Visitor(Protocol):
 
     def visit(self, stage: Stage, weights: Values, moments: Moments, state: dict[str, Any]) -> None: ...
 
+    def recorded(self, stage: Stage) -> None:
+        """A run that is ended from now on goes on behind this stage: what only it has read is of no more use."""
+
 
 @lru_cache
 def _libraries() -> ThreadpoolController:
@@ -119,6 +122,7 @@ class Calibration:
                 self._write(self.moment_file(name), _packed(moment))
             visitor.visit(stage, weights, moments, state)
             self._write(self.folder / "state.json", json.dumps({"done": stage.index + 1, "state": state}).encode())
+            visitor.recorded(stage)
             self.activations.drop(stage.index - 1)
         progress(len(self.stages), len(self.stages), "")
         return state

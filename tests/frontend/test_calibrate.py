@@ -8,7 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from n730c.dtypes import Format
 from n730c.errors import UsageError
+from n730c.files import write_whole
 from n730c.frontend.calibrate import Calibration, Moments, linear_inputs
 from n730c.frontend.calibration_text import as_conversation, read_text, token_windows
 from n730c.frontend.chat_template import read_chat_template
@@ -18,6 +20,8 @@ from n730c.frontend.reference import streamed_logits
 from n730c.frontend.walk import Stage, Values, quantize_activations, stages
 from n730c.ir.core import Graph
 from n730c.ir.interpret import interpret
+from n730c.measure import measure
+from n730c.profile import SensitivityProfile
 from tests.models import DEMO, make_model
 
 IDS, PROBES = np.split(np.random.default_rng(0).integers(0, 2048, (5, 20)), [3])
@@ -35,6 +39,9 @@ class Recorder:
         self.until = until
         self.seen: list[int] = []
         self.moments: Moments = {}
+
+    def recorded(self, stage: Stage) -> None:
+        pass
 
     def visit(self, stage: Stage, weights: Values, moments: Moments, state: dict[str, Any]) -> None:
         if stage.index == self.until:
@@ -102,6 +109,36 @@ def test_a_pass_goes_on_behind_the_last_finished_layer(
     assert second.seen == list(range(until, 6)) and state["stages"] == list(range(6))
     for name, moment in second.moments.items():
         np.testing.assert_array_equal(moment, whole.moments[name])
+
+
+@pytest.mark.parametrize("direct", [False, True])
+def test_a_measurement_goes_on_where_the_record_of_a_stage_could_not_be_written(
+    direct: bool, model: tuple[Graph, Checkpoint], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    graph, checkpoint = model
+    names = [name for name in linear_inputs(graph.nodes) if ".1." not in name]
+
+    def profile(folder: Path) -> SensitivityProfile:
+        formats = (Format.INT3, Format.INT8)
+        return measure(graph, checkpoint.tensor, IDS, formats, names, {}, folder, silent, direct)[0]
+
+    whole = profile(tmp_path / "whole")
+    writes = 0
+
+    def write(file: Path, content: bytes) -> None:
+        """Every second record of a finished stage does not come about: each stage is measured twice."""
+        nonlocal writes
+        if file.name == "state.json":
+            writes += 1
+            if writes % 2:
+                raise KeyboardInterrupt
+        write_whole(file, content)
+
+    monkeypatch.setattr("n730c.frontend.calibrate.write_whole", write)
+    for _ in stages(graph):
+        with pytest.raises(KeyboardInterrupt):
+            profile(tmp_path / "cut")
+    assert profile(tmp_path / "cut") == whole
 
 
 def test_windows_are_of_one_length_and_spread_over_the_text() -> None:
