@@ -33,9 +33,9 @@ struct Floors {
     double one, eight;
 };
 constexpr Floors FLOORS[] = {
-    {Format::F16, 31.28, 85.70},  {Format::BF16, 28.40, 82.81}, {Format::INT8, 10.64, 40.18}, {Format::INT4, 9.53, 40.14},
-    {Format::INT2, 9.22, 39.55},  {Format::INT6, 13.58, 46.11}, {Format::INT5, 13.62, 46.15}, {Format::NL4, 13.67, 46.20},
-    {Format::INT3, 13.63, 46.24}, {Format::NL2, 11.96, 44.58},
+    {Format::F16, 31.28, 85.70},  {Format::BF16, 28.40, 82.81}, {Format::INT8, 8.89, 36.09}, {Format::INT4, 7.86, 35.01},
+    {Format::INT2, 7.69, 34.83},  {Format::INT6, 12.16, 39.49}, {Format::INT5, 12.21, 39.53}, {Format::NL4, 12.26, 39.58},
+    {Format::INT3, 12.23, 39.54}, {Format::NL2, 10.57, 37.87},
 };
 constexpr Floors MEASURED = FLOORS[3];
 static_assert(MEASURED.format == Format::INT4 && std::size(FLOORS) == LAST_FORMAT, "every format but F32");

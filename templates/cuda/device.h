@@ -21,6 +21,12 @@ N730_DEVICE unsigned short float_to_half(float f) {
     asm("cvt.rn.f16.f32 %0, %1;" : "=h"(h) : "f"(f));
     return h;
 }
+/* The two big-endian FP16 of a word of the file. */
+N730_DEVICE void halves_to_floats(unsigned word, float &first, float &second) {
+    asm("{ .reg .b16 %%first, %%second; mov.b32 {%%first, %%second}, %2; cvt.f32.f16 %0, %%first; cvt.f32.f16 %1, %%second; }"
+        : "=f"(first), "=f"(second)
+        : "r"(__byte_perm(word, 0, 0x2301)));
+}
 /* Byte i of the result is the byte of b:a that nibble i of the selector names, or eight times its sign from 8 on. */
 N730_DEVICE unsigned permute(unsigned a, unsigned b, unsigned selector) {
     unsigned v;
@@ -29,16 +35,20 @@ N730_DEVICE unsigned permute(unsigned a, unsigned b, unsigned selector) {
 }
 /* Vectors to and from shared memory. In plain C++ the compiler takes them apart and puts them together again, and not twice in
  * the same way: two builds would not have the same bytes. */
+template <int AT> /* floats from there */
 N730_DEVICE float4 load4(const float *shared) {
     float4 v;
-    asm volatile("ld.shared.v4.f32 {%0, %1, %2, %3}, [%4];"
+    asm volatile("ld.shared.v4.f32 {%0, %1, %2, %3}, [%4 + %5];"
                  : "=f"(v.x), "=f"(v.y), "=f"(v.z), "=f"(v.w)
-                 : "l"(__cvta_generic_to_shared(shared)));
+                 : "l"(__cvta_generic_to_shared(shared)), "n"(4 * AT));
     return v;
 }
+template <int AT>
 N730_DEVICE float2 load2(const float *shared) {
     float2 v;
-    asm volatile("ld.shared.v2.f32 {%0, %1}, [%2];" : "=f"(v.x), "=f"(v.y) : "l"(__cvta_generic_to_shared(shared)));
+    asm volatile("ld.shared.v2.f32 {%0, %1}, [%2 + %3];"
+                 : "=f"(v.x), "=f"(v.y)
+                 : "l"(__cvta_generic_to_shared(shared)), "n"(4 * AT));
     return v;
 }
 N730_DEVICE void store4(float *shared, float a, float b, float c, float d) {
@@ -52,7 +62,6 @@ N730_DEVICE void store2(float *shared, float a, float b) {
 #endif
 
 N730_DEVICE unsigned swap_bytes(unsigned v) { return __byte_perm(v, 0, 0x0123); }
-N730_DEVICE unsigned swap_halves(unsigned v) { return __byte_perm(v, 0, 0x2301); } /* each of two u16 */
 N730_DEVICE float load_f32_be(const unsigned char *p) { return __uint_as_float(swap_bytes(__ldg((const unsigned *)p))); }
 N730_DEVICE unsigned short load_u16_be(const unsigned char *p) {
     const unsigned v = __ldg((const unsigned short *)p);

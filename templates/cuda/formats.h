@@ -26,17 +26,15 @@ enum { SUPER_HEADER = SCALE_BYTES + TILE * SUPER / 2 };
 enum { FLOAT_BITS = 24 }; /* a word below 2^24 is a float of value word × 2^-149 */
 enum { EXPONENT = 120 };  /* |x| ≤ 127 < 2^7 leaves 2^(EXPONENT + 7) below infinity */
 
-/* 8, 4 or 2 bits that fill bytes: a unit is a word, and the fields of one byte lie 4 columns apart. */
+/* 8, 4 or 2 bits that fill bytes: a unit is a word, and the fields of one byte lie 4 columns apart. The lower three bytes of
+ * a word are floats as they are; the upper bytes of two words come down together, to bytes 0 and 1 of a third. */
 template <int BITS, int MULTIPLE_, int OFFSET_, unsigned FLIP>
 struct Packed {
-    enum { LOADS = BITS, FIRST = BITS, SECOND = 0, CODED = 0, MULTIPLE = MULTIPLE_, OFFSET = OFFSET_, PARTS = BITS };
+    enum { LOADS = BITS, FIRST = BITS, SECOND = 0, CODED = 0, MULTIPLE = MULTIPLE_, OFFSET = OFFSET_, PARTS = BITS + BITS / 2 };
     enum { PER_UNIT = 32 / BITS };
-    static __device__ __forceinline__ constexpr int lies(int j) { /* bit of column j in its word */
-        return 8 * (j % 4) + 8 - BITS * (j % PER_UNIT / 4 + 1);
-    }
     static __device__ __forceinline__ constexpr int place(int j) { return j; }
     static __device__ __forceinline__ constexpr int shift(int j) {
-        return lies(j) + BITS > FLOAT_BITS ? lies(j) - 8 : lies(j);
+        return 8 * (j % 4 < 3 ? j % 4 : j / PER_UNIT % 2) + 8 - BITS * (j % PER_UNIT / 4 + 1);
     }
     static __device__ __forceinline__ int level(int n) { return n ^ (int)(FLIP & 0xff); }
     static __device__ __forceinline__ void prepare(unsigned (&)[LOADS]) {}
@@ -44,11 +42,12 @@ struct Packed {
     static __device__ __forceinline__ void parts(const unsigned (&words)[LOADS], unsigned (&v)[PARTS]) {
 #pragma unroll
         for (int u = 0; u < LOADS; u++) v[u] = words[u] ^ FLIP; /* two's complement to offset binary */
+#pragma unroll
+        for (int u = 0; u < LOADS; u += 2) v[LOADS + u / 2] = __byte_perm(v[u], v[u + 1], 0x7373);
     }
     template <int J>
     static __device__ __forceinline__ unsigned field(const unsigned (&v)[PARTS]) {
-        const unsigned word = v[J / PER_UNIT];
-        return (lies(J) + BITS > FLOAT_BITS ? word >> 8 : word) & (((1u << BITS) - 1u) << shift(J));
+        return v[J % 4 < 3 ? J / PER_UNIT : LOADS + J / PER_UNIT / 2] & (((1u << BITS) - 1u) << shift(J));
     }
 };
 typedef Packed<8, 1, 128, 0x80808080u> Int8;
@@ -66,12 +65,19 @@ N730_DEVICE float power_of_two(int e) { return __uint_as_float((unsigned)(e + 12
 
 N730_DEVICE int groups_of(int cols) { return (cols + GROUP - 1) / GROUP; }
 
+/* Bytes of a block's fields, from one group's fields to the next within SUPER groups, and from SUPER groups to the next. */
+template <class F>
+struct Bytes {
+    enum { FIELDS = TILE * GROUP / 8 * (F::FIRST + F::SECOND) };
+    enum { STEP = F::CODED ? FIELDS : SCALE_BYTES + FIELDS };
+    enum { SUPERS = SUPER * STEP + (F::CODED ? SUPER_HEADER : 0) };
+};
+
 /* Bytes of a tile, and from its start to the fields of group g. */
 template <class F>
 N730_DEVICE long long fields_at(int g) {
-    enum { BYTES = TILE * GROUP / 8 * (F::FIRST + F::SECOND) };
-    return F::CODED ? (long long)(g / SUPER + 1) * SUPER_HEADER + (long long)g * BYTES
-                    : (long long)g * (SCALE_BYTES + BYTES) + SCALE_BYTES;
+    return F::CODED ? (long long)(g / SUPER + 1) * SUPER_HEADER + (long long)g * Bytes<F>::FIELDS
+                    : (long long)g * Bytes<F>::STEP + SCALE_BYTES;
 }
 template <class F>
 N730_DEVICE long long block_tile_bytes(int cols) {

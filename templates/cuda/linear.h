@@ -13,9 +13,10 @@ enum { RECORD = 36 };     /* floats of one group's activations: 32, their scale,
 enum { PART_ROW = 144 };  /* floats of one column's products: 8 groups × 16 rows, 16 against bank conflicts */
 
 /* Activations of Q8 buffers as floats, each in the place of its column, times the power of two that the bit of its field
- * wants. A thread has the same four columns of every group that it brings: blockDim.x is a multiple of eight. */
-template <class F, int COLUMNS, int CHUNK>
+ * wants. A thread has the same four columns of every group that it brings. */
+template <class F, int COLUMNS, int WARPS, int CHUNK>
 N730_DEVICE void stage_activations(const n730_cuda_call &call, float *x, int token, int groups, int base, int count) {
+    enum { AT_ONCE = 4 * WARPS }; /* groups */
     const int four = threadIdx.x & 7;
     float factor[4];
     int place[4];
@@ -24,7 +25,8 @@ N730_DEVICE void stage_activations(const n730_cuda_call &call, float *x, int tok
         factor[j] = power_of_two(EXPONENT - F::shift(4 * four + j));
         place[j] = F::place(4 * four + j);
     }
-    for (int i = threadIdx.x >> 3; i < COLUMNS * CHUNK; i += blockDim.x >> 3) {
+#pragma unroll 1
+    for (unsigned i = threadIdx.x >> 3; i < COLUMNS * CHUNK; i += AT_ONCE) {
         const int c = i / CHUNK, g = i % CHUNK;
         float *record = x + i * RECORD;
         if (g >= count) continue;
@@ -58,7 +60,7 @@ struct Places {
         enum { J = P + 4 * HALF };
         float4 v[COLUMNS];
 #pragma unroll
-        for (int c = 0; c < COLUMNS; c++) v[c] = load4(x + c * CHUNK * RECORD + J);
+        for (int c = 0; c < COLUMNS; c++) v[c] = load4<J>(x + c * CHUNK * RECORD);
 #pragma unroll
         for (int r = 0; r < 4; r++) {
             const float w0 = __uint_as_float(F::template field<J>(parts[r])), w1 = __uint_as_float(F::template field<J + 1>(parts[r]));
@@ -82,48 +84,43 @@ struct Places<F, COLUMNS, CHUNK, GROUP> {
     static __device__ __forceinline__ void add(const unsigned (&)[4][F::LOADS], const float *, float (&)[4][COLUMNS]) {}
 };
 
-/* The scales of four rows in the group of this lane's slot, of the eight groups from g on; `there`: there is such a group. */
+/* The scales of four rows in the group of this lane's slot, from the first byte of eight groups on. */
 template <bool CODED>
 struct Scales {
     template <class F>
-    static __device__ __forceinline__ uint2 load(const unsigned char *tile, int g, int slot, int quad, bool there) {
-        const uint2 none = {0, 0};
-        return there ? __ldg((const uint2 *)(tile + fields_at<F>(g + slot) - SCALE_BYTES) + quad) : none;
-    }
+    static __device__ __forceinline__ int at(int slot, int quad) { return slot * Bytes<F>::STEP + 8 * quad; }
+    static __device__ __forceinline__ uint2 load(const unsigned char *scales) { return __ldg((const uint2 *)scales); }
     static __device__ __forceinline__ void of(uint2 loaded, int, int, float (&ws)[4]) {
-        const unsigned pair[2] = {swap_halves(loaded.x), swap_halves(loaded.y)};
-#pragma unroll
-        for (int r = 0; r < 4; r++) ws[r] = half_to_float((unsigned short)(pair[r / 2] >> (16 * (r % 2))));
+        halves_to_floats(loaded.x, ws[0], ws[1]);
+        halves_to_floats(loaded.y, ws[2], ws[3]);
     }
 };
 template <>
 struct Scales<true> { /* the header of the super-block: its 24 words in as many lanes, read once */
     template <class F>
-    static __device__ __forceinline__ uint2 load(const unsigned char *tile, int g, int slot, int quad, bool) {
-        const int lane = 4 * slot + quad;
-        const uint2 word = {lane < SUPER_HEADER / 4 ? __ldg((const unsigned *)(tile + fields_at<F>(g) - SUPER_HEADER) + lane) : 0u, 0u};
-        return word;
+    static __device__ __forceinline__ int at(int slot, int quad) { return 4 * (4 * slot + quad); }
+    static __device__ __forceinline__ unsigned load(const unsigned char *scales) {
+        return (threadIdx.x & 31) < SUPER_HEADER / 4 ? __ldg((const unsigned *)scales) : 0u;
     }
-    static __device__ __forceinline__ void of(uint2 loaded, int slot, int quad, float (&ws)[4]) {
-        const unsigned pair[2] = {swap_halves(__shfl_sync(N730_WARP, loaded.x, 2 * quad)),
-                                  swap_halves(__shfl_sync(N730_WARP, loaded.x, 2 * quad + 1))};
-        const unsigned codes = __shfl_sync(N730_WARP, loaded.x, SCALE_BYTES / 4 + slot / 2 * 4 + quad) >> (slot % 2 ? 0 : 4);
+    static __device__ __forceinline__ void of(unsigned loaded, int slot, int quad, float (&ws)[4]) {
+        float unit[4];
+        halves_to_floats(__shfl_sync(N730_WARP, loaded, 2 * quad), unit[0], unit[1]);
+        halves_to_floats(__shfl_sync(N730_WARP, loaded, 2 * quad + 1), unit[2], unit[3]);
+        const unsigned codes = __shfl_sync(N730_WARP, loaded, SCALE_BYTES / 4 + slot / 2 * 4 + quad) >> (slot % 2 ? 0 : 4) & 0x0f0f0f0fu;
 #pragma unroll
-        for (int r = 0; r < 4; r++) {
-            const float unit = half_to_float((unsigned short)(pair[r / 2] >> (16 * (r % 2)))) * power_of_two(-10);
-            ws[r] = unit * (float)(int)(codes >> (8 * r) & 15);
-        }
+        for (int r = 0; r < 4; r++) /* bits 8 … 15 of a float of 32 to 64 count in 2^-10: no integer is converted */
+            ws[r] = unit[r] * (__uint_as_float(__byte_perm(codes, 0x42000000u, 0x7504 | r << 4)) - 32.0f);
     }
 };
 
-/* The sums S of one group and four rows, times 2^-29 / MULTIPLE and without the offset. `fields`: of the block; `x`: the record
+/* The sums S of one group and four rows, times 2^-29 / MULTIPLE and without the offset. `fields`: of those rows; `x`: the record
  * of column 0. */
 template <class F, int COLUMNS, int CHUNK>
-N730_DEVICE void group_sums(const unsigned char *fields, int quad, const float *x, float (&sum)[4][COLUMNS]) {
+N730_DEVICE void group_sums(const unsigned char *fields, const float *x, float (&sum)[4][COLUMNS]) {
     unsigned words[4][F::LOADS];
 #pragma unroll
     for (int u = 0; u < F::LOADS; u++) {
-        const uint4 v = __ldg((const uint4 *)fields + 4 * u + quad);
+        const uint4 v = __ldg((const uint4 *)fields + 4 * u);
         words[0][u] = v.x;
         words[1][u] = v.y;
         words[2][u] = v.z;
@@ -144,7 +141,7 @@ N730_DEVICE void group_products(const float (&ws)[4], const float *x, float (&pr
     const float unit = F::MULTIPLE * power_of_two(149 - EXPONENT);
 #pragma unroll
     for (int c = 0; c < COLUMNS; c++) {
-        const float2 side = load2(x + c * CHUNK * RECORD + 32); /* scale of the activations, OFFSET × their sum */
+        const float2 side = load2<GROUP>(x + c * CHUNK * RECORD); /* scale of the activations, OFFSET × their sum */
 #pragma unroll
         for (int r = 0; r < 4; r++) product[r][c] = fmaf(product[r][c], unit, -side.y) * (ws[r] * side.x);
     }
@@ -153,6 +150,7 @@ N730_DEVICE void group_products(const float (&ws)[4], const float *x, float (&pr
 template <class F, int COLUMNS, int WARPS, int CHUNK>
 N730_DEVICE void linear(const n730_cuda_call &call, int rows, int cols) {
     enum { PAIRS = (COLUMNS + 1) / 2, WIDE = COLUMNS > 1 ? 2 : 1 };
+    typedef Scales<F::CODED> S;
     __shared__ __align__(16) float x[COLUMNS * CHUNK * RECORD];
     __shared__ __align__(16) float parts[WARPS][WIDE * PART_ROW];
     const int lane = threadIdx.x & 31, quad = lane & 3, slot = lane >> 2, warp = threadIdx.x >> 5;
@@ -160,38 +158,47 @@ N730_DEVICE void linear(const n730_cuda_call &call, int rows, int cols) {
     const int groups = groups_of(cols), token = blockIdx.x * COLUMNS;
     const int tile = call.begin + blockIdx.y * WARPS + warp;
     const unsigned char *weight = call.weight + tile * block_tile_bytes<F>(cols);
+    const unsigned char *scales = weight + S::template at<F>(slot, quad), *fields = weight + fields_at<F>(slot) + 16 * quad;
+    float *mine = parts[warp] + slot * TILE + 4 * quad;
+    const float *owned = parts[warp] + (side < WIDE ? side : 0) * PART_ROW + row;
     float sum[PAIRS];
 #pragma unroll
     for (int i = 0; i < PAIRS; i++) sum[i] = 0.0f;
     for (int base = 0; base < groups; base += CHUNK) {
         const int count = at_most(CHUNK, groups - base);
         __syncthreads(); /* the last chunk has been read */
-        stage_activations<F, COLUMNS, CHUNK>(call, x, token, groups, base, count);
+        stage_activations<F, COLUMNS, WARPS, CHUNK>(call, x, token, groups, base, count);
         __syncthreads();
         if (tile >= call.end) continue;
-        for (int g = 0; g < count; g += SLOTS) {
-            const int here = at_most(SLOTS, count - g);
+        const float *record = x + slot * RECORD;
+#pragma unroll 1
+        for (int left = count; left > 0; left -= SLOTS) {
+            if (left < SLOTS) { /* lanes without a group take the last one's, and nobody adds what they compute */
+                const int back = slot < left ? 0 : slot - left + 1;
+                if (!F::CODED) scales -= back * Bytes<F>::STEP;
+                fields -= back * Bytes<F>::STEP;
+                record -= back * RECORD;
+            }
             float product[4][COLUMNS], ws[4];
-            const uint2 scales = Scales<F::CODED>::template load<F>(weight, base + g, slot, quad, slot < here);
-            if (slot < here)
-                group_sums<F, COLUMNS, CHUNK>(weight + fields_at<F>(base + g + slot), quad, x + (g + slot) * RECORD, product);
-            Scales<F::CODED>::of(scales, slot, quad, ws);
-            if (slot < here) group_products<F, COLUMNS, CHUNK>(ws, x + (g + slot) * RECORD, product);
+            const auto loaded = S::load(scales);
+            group_sums<F, COLUMNS, CHUNK>(fields, record, product);
+            S::of(loaded, slot, quad, ws);
+            group_products<F, COLUMNS, CHUNK>(ws, record, product);
+            scales += Bytes<F>::SUPERS;
+            fields += Bytes<F>::SUPERS;
+            record += SLOTS * RECORD;
 #pragma unroll
             for (int i = 0; i < PAIRS; i++) {
 #pragma unroll
                 for (int c = 2 * i; c < 2 * i + WIDE; c++)
-                    if (slot < here)
-                        store4(parts[warp] + (c - 2 * i) * PART_ROW + slot * TILE + 4 * quad, product[0][c], product[1][c],
-                               product[2][c], product[3][c]);
+                    store4(mine + (c - 2 * i) * PART_ROW, product[0][c], product[1][c], product[2][c], product[3][c]);
                 __syncwarp();
                 if (side < WIDE) {
-                    const float *mine = parts[warp] + side * PART_ROW + row;
-                    if (here == SLOTS) {
+                    if (left >= SLOTS) {
 #pragma unroll
-                        for (int s = 0; s < SLOTS; s++) sum[i] = sum[i] + mine[s * TILE];
+                        for (int s = 0; s < SLOTS; s++) sum[i] = sum[i] + owned[s * TILE];
                     } else {
-                        for (int s = 0; s < here; s++) sum[i] = sum[i] + mine[s * TILE];
+                        for (int s = 0; s < left; s++) sum[i] = sum[i] + owned[s * TILE];
                     }
                 }
                 __syncwarp();

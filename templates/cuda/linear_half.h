@@ -25,7 +25,7 @@ N730_DEVICE void add_columns(const unsigned short *bits, const float *x, int cou
     for (int i = 0; i < STEP / 2; i += 4) {
         float4 v[COLUMNS];
 #pragma unroll
-        for (int c = 0; c < COLUMNS; c++) v[c] = load4(x + c * CHUNK + i);
+        for (int c = 0; c < COLUMNS; c++) v[c] = load4<0>(x + c * CHUNK + i);
 #pragma unroll
         for (int j = 0; j < 4; j++) {
             if (2 * (i + j) >= count) return;

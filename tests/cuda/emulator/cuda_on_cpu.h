@@ -213,10 +213,17 @@ static inline unsigned permute(unsigned a, unsigned b, unsigned selector) {
     }
     return out;
 }
-static inline float4 load4(const float *p) { return *(const float4 *)p; }
-static inline float2 load2(const float *p) { return {p[0], p[1]}; }
+template <int AT>
+static inline float4 load4(const float *p) { return *(const float4 *)(p + AT); }
+template <int AT>
+static inline float2 load2(const float *p) { return {p[AT], p[AT + 1]}; }
 static inline void store4(float *p, float a, float b, float c, float d) { *(float4 *)p = {a, b, c, d}; }
 static inline void store2(float *p, float a, float b) { p[0] = a, p[1] = b; }
 static inline float half_to_float(unsigned short h) { return float(bits_as<_Float16>(h)); }
+static inline void halves_to_floats(unsigned word, float &first, float &second) {
+    const unsigned v = __byte_perm(word, 0, 0x2301);
+    first = half_to_float((unsigned short)v);
+    second = half_to_float((unsigned short)(v >> 16));
+}
 static inline unsigned short float_to_half(float f) { return bits_as<unsigned short>(_Float16(f)); }
 #endif
