@@ -21,7 +21,7 @@ from n730c.passes.card_memory import rows_bytes
 from n730c.passes.ring import spread
 
 MOST_OFFLOADS = 12  # numbers of segments in VRAM only that are looked at
-RESERVE = 16  # of VRAM that part is at most kept free for tiles that come over the bus
+RESERVE = 4  # of VRAM that part is at most kept free for tiles that come over the bus: little of any real card's
 MOST_PARTS = 32  # the same where others are read from the disk: there every byte counts
 
 
@@ -52,7 +52,7 @@ class CardModel(CardCosts):
             segments = spread(self.offloadable, count)
             taken = self._forced(segments)
             used = self.used(taken)
-            if used <= self.target.vram_bytes:
+            if used <= self._room_to_keep:
                 found.append(CardUse(tuple(sorted(taken.items())), used, segments))
         return tuple(found)
 
@@ -84,10 +84,9 @@ class CardModel(CardCosts):
             if gain > 0:
                 wanted.append((-gain / rows_bytes(self.program, taken), steps, taken))
                 everything |= taken
-        room = self.target.vram_bytes - self.staging(everything) - rows_bytes(self.program, forced)
+        room = self._room_to_keep - self.staging(everything) - rows_bytes(self.program, forced)
         if room < 0 and segments:
             return None
-        room -= min(self._reserve, self.target.vram_bytes // RESERVE)
         chosen = dict(forced)
         for _, steps, taken in sorted(wanted, key=lambda w: w[:2]):
             needed = rows_bytes(self.program, taken)
@@ -128,6 +127,11 @@ class CardModel(CardCosts):
     @cached_property
     def _reserve(self) -> int:
         return reserve_bytes(self)
+
+    @property
+    def _room_to_keep(self) -> int:
+        """Bytes of VRAM for what is there for good: the more there is of it, the more."""
+        return self.target.vram_bytes - min(self._reserve, self.target.vram_bytes // RESERVE)
 
     def with_crossing(self, use: CardUse, in_ram: Collection[int]) -> CardUse:
         """``use`` with what is worth bringing to the card for batches; ``in_ram``: segments from which it may come."""

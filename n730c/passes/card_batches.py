@@ -7,8 +7,10 @@ from dataclasses import replace
 
 from n730c.artifacts import NONE
 from n730c.dtypes import TILE_ROWS
-from n730c.passes.card_costs import LEAST_GAIN, CardCosts, CardUse, soonest
+from n730c.passes.card_costs import LEAST_GAIN, CardCosts, CardUse, last_that, soonest
 from n730c.passes.card_memory import Taken
+
+SIZES = 64  # of the places in VRAM that are looked at
 
 
 def reserve_bytes(costs: CardCosts) -> int:
@@ -35,19 +37,23 @@ def with_crossing(costs: CardCosts, use: CardUse, in_ram: Collection[int]) -> Ca
         step = costs.program.steps[i]
         if all(costs.weights.segment_of[tensor] in in_ram for tensor in {step.weight, step.bias} - {NONE}):
             free[i] = costs.tiles(i) - taken.get(i, 0)
-    place = max((n * costs.tile_bytes(i) for i, n in free.items()), default=0)
-    while place > 0:
-        crossing: dict[int, int] = {}
+    largest = max((n * costs.tile_bytes(i) for i, n in free.items()), default=0)
+
+    def crossing(size: int) -> dict[int, int]:
+        """What is worth it with places of so many of ``SIZES`` parts of the largest."""
+        found: dict[int, int] = {}
         for steps in costs.rounds:
             held = {i: taken[i] for i in steps if i in taken}
-            crossing |= _crossed(
-                costs, steps, held, {i: min(free[i], place // costs.tile_bytes(i)) for i in steps if i in free}
-            )
-        used = costs.used(taken, crossing)
-        if used <= costs.target.vram_bytes:
-            return _from_batch(costs, replace(use, vram_bytes=used, crossing=tuple(sorted(crossing.items()))))
-        place //= 2
-    return use
+            most = {i: min(free[i], largest * size // SIZES // costs.tile_bytes(i)) for i in steps if i in free}
+            found |= _crossed(costs, steps, held, most)
+        return found
+
+    size = last_that(SIZES, lambda n: n == 0 or costs.used(taken, crossing(n)) <= costs.target.vram_bytes)
+    brought = crossing(size)
+    if not brought:
+        return use
+    used = costs.used(taken, brought)
+    return _from_batch(costs, replace(use, vram_bytes=used, crossing=tuple(sorted(brought.items()))))
 
 
 def _crossed(costs: CardCosts, steps: tuple[int, ...], taken: Taken, most: Taken) -> dict[int, int]:
