@@ -95,9 +95,11 @@ def rooms(room: int, target: Target) -> tuple[int, ...]:
     How much of a card's memory can take weights off the RAM depends on the program; a plan shows it. Take the first
     room whose plan reads nothing from the disk for a token.
     """
-    if target.gpu_arch is None:
+    if target.gpu is None or target.gpu_arch is None:
         return (room,)
-    return tuple(room + target.vram_bytes * step // _CARD_STEPS for step in range(_CARD_STEPS, -1, -1))
+    beside = room - target.gpu.driver_ram_bytes
+    tried = (beside + target.vram_bytes * step // _CARD_STEPS for step in range(_CARD_STEPS, 0, -1))
+    return (*(more for more in tried if more > room), room)
 
 
 def least_budget(graph: Graph, profile: SensitivityProfile, prices: Prices | None = None) -> float:

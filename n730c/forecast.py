@@ -67,6 +67,9 @@ class Forecast:
             "context": self.context,
             "ram_bytes": plan.ram_bytes if plan else self.least_bytes,
             "vram_bytes": plan.vram_bytes if plan else 0,
+            "driver_ram_bytes": self.planner.ram_taken(self.choice) - self.planner.arena_bytes(self.choice)
+            if self.choice
+            else 0,  # beside ram_bytes, of the card's driver
             "disk_bytes_per_token": plan.disk_bytes_per_token if plan else 0,
             "decode_tokens_per_s": plan.decode_tokens_per_s if plan else 0.0,
             "prefill_tokens_per_s": plan.prefill_tokens_per_s if plan else 0.0,

@@ -47,6 +47,9 @@ class Gpu(BaseModel):
     arch: str = Field(pattern=r"^sm_\d{2,3}$", description="compute capability; kernels are made from sm_35 on")
     launch_s: PositiveFloat = Field(description="what a launch or a copy takes of the thread that asks for it")
     copy_s: PositiveFloat = Field(description="what a copy takes beside its bytes")
+    driver_ram_bytes: NonNegativeInt = Field(
+        default=96 << 20, description="RAM that the driver takes of a process with the card, pinned buffers included"
+    )
     kernel_rates: KernelRates = Field(description="weights a second of the whole card, one token, in its registers")
     batch_rates: KernelRates = Field(description="the same times tokens, eight or more of them at once")
 

@@ -105,9 +105,9 @@ class Planner(Ways):
         """Those that gain enough over the CPU alone."""
         return tuple(filter(self._pays, self.card_choices))
 
-    def _pays(self, choice: Choice, arena_bytes: int | None = None) -> bool:
+    def _pays(self, choice: Choice, ram_bytes: int | None = None) -> bool:
         """Whether it gains enough over the CPU alone in so much memory; None: as much as it takes itself."""
-        alone = self.best_on_cpu(self.arena_bytes(choice) if arena_bytes is None else arena_bytes)
+        alone = self.best_on_cpu(self.ram_taken(choice) if ram_bytes is None else ram_bytes)
         return alone is None or self.timeline(choice).period * LEAST_GAIN <= self.timeline(alone).period
 
     def _floor(self, card: CardUse, arena_bytes: int) -> float:
@@ -118,13 +118,17 @@ class Planner(Ways):
         reading = (needed + self.fixed_bytes - arena_bytes) / self.target.disk_bytes_per_s
         return max(reading, sum(self.card.step_seconds(card, 1)))
 
-    def best_beside_disk(self, arena_bytes: int, limit: Choice) -> Choice | None:
-        """The fastest with segments in VRAM only and others from the disk, if it pays and is faster than ``limit``."""
+    def best_beside_disk(self, ram_bytes: int, limit: Choice) -> Choice | None:
+        """The fastest with segments in VRAM only and others from the disk, if it pays and is faster than ``limit``.
+
+        ``ram_bytes``: for the arena and the driver.
+        """
         if self.card is None:
             return None
+        arena_bytes = ram_bytes - self.card.gpu.driver_ram_bytes
         best: _Rank = (_comparable(self.timeline(limit).period), 0, 0)
         found = None
-        pays = partial(self._pays, arena_bytes=arena_bytes)
+        pays = partial(self._pays, ram_bytes=ram_bytes)
         floors = [(self._floor(card, arena_bytes), -i, card) for i, card in enumerate(self.card.parts)]
         for floor, _, card in sorted(floors, key=lambda f: f[:2]):
             if floor >= best[0]:
@@ -143,18 +147,18 @@ class Planner(Ways):
             speeds[way.device] = max(speeds.get(way.device, 0.0), 1 / self.timeline(way).period)
         return {name: speeds[name] for name in ("cpu", "gpu", "split") if name in speeds}
 
-    def best(self, arena_bytes: int) -> Choice | None:
-        """The fastest choice whose arena takes at most so much, with the card if that pays.
+    def best(self, ram_bytes: int) -> Choice | None:
+        """The fastest choice that takes at most so much beside the program itself, with the card if that pays.
 
         More memory is never slower, but for this: where the CPU alone comes near to what the card did in less, the card
         is left out, as weights that only VRAM holds make a run depend on it.
         """
-        alone = self.best_on_cpu(arena_bytes)
+        alone = self.best_on_cpu(ram_bytes)
         if alone is None:
             return None  # whoever has no card must be able to run the package, too
-        fitting = [c for c in self.paying_choices if self.arena_bytes(c) <= arena_bytes and self._pays(c, arena_bytes)]
+        fitting = [c for c in self.paying_choices if self.ram_taken(c) <= ram_bytes and self._pays(c, ram_bytes)]
         best = min(fitting, key=lambda choice: self.timeline(choice).period, default=alone)
-        return self.best_beside_disk(arena_bytes, best) or best
+        return self.best_beside_disk(ram_bytes, best) or best
 
     def best_on_cpu(self, arena_bytes: int) -> Choice | None:
         """The fastest without the card; of equals the one that reads and takes least."""
@@ -207,13 +211,13 @@ class Planner(Ways):
         on_cpu = [chosen[size] for size in sorted(chosen, reverse=True)]
         return tuple(self.plan(c) for c in (*self._with_card(room, on_cpu), *on_cpu))
 
-    def _with_card(self, arena_bytes: int, on_cpu: Sequence[Choice]) -> list[Choice]:
+    def _with_card(self, ram_bytes: int, on_cpu: Sequence[Choice]) -> list[Choice]:
         """Choices with the card, largest arena first; ``on_cpu``: those without, likewise.
 
         The runtime takes the fastest that fits: so each is faster than whatever runs without a card in less memory than
         the one before it takes.
         """
-        best = self.best(arena_bytes)
+        best = self.best(ram_bytes)
         if best is None or best.card is None:
             return []
         all_in_ram, period = self.arena_bytes(self.resident), self.timeline(on_cpu[0]).period

@@ -104,6 +104,11 @@ class Ways:
         ring = choice.slots * max((sizes[i] for i in choice.streamed), default=0)
         return weights + ring + (0 if choice.rows is None else 2 * PIECE) + self.fixed_bytes
 
+    def ram_taken(self, choice: Choice) -> int:
+        """Of RAM, beside the program itself: the arena, and what the driver takes where the card is used."""
+        gpu = self.target.gpu if choice.card else None
+        return self.arena_bytes(choice) + (gpu.driver_ram_bytes if gpu else 0)
+
     def away(self, choice: Choice) -> set[int]:
         """Segments that are not loaded into RAM once for all."""
         rows = () if choice.rows is None else (choice.rows,)

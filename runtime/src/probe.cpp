@@ -83,6 +83,7 @@ void add_rates(Toml &toml, const char *table, const double (&rates)[LAST_FORMAT 
 // The table of the card and what it holds.
 void add_card(Toml &toml, const GpuNumbers &gpu) {
     toml.line("\n[gpu]").add("arch", gpu.arch).add("launch_s", gpu.launch_s).add("copy_s", gpu.copy_s);
+    toml.add("driver_ram_bytes", gpu.driver_ram_bytes);
     add_rates(toml, "gpu.kernel_rates", gpu.rates);
     add_rates(toml, "gpu.batch_rates", gpu.batch_rates);
 }
@@ -98,6 +99,7 @@ void add_card_sources(Toml &toml, const std::string &measured, const GpuNumbers 
         .add("\"gpu.arch\"", measured + gpu.card)
         .add("\"gpu.launch_s\"", measured + "100 launches of a kernel that does nothing, until they are done")
         .add("\"gpu.copy_s\"", measured + "a copy of 4 KiB, until it is done")
+        .add("\"gpu.driver_ram_bytes\"", measured + "how much this process grew by the card, and 8 MiB for buffers")
         .add("\"gpu.kernel_rates\"", measured + product)
         .add("\"gpu.batch_rates\"", measured + "the same for eight tokens at once");
 }

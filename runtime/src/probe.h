@@ -98,6 +98,7 @@ DiskNumbers probe_disk(const std::string &where, uint64_t bytes);
 struct GpuNumbers {
     std::string card, arch; // "GeForce GT 730 (…), driver for CUDA 11.4", "sm_35"
     uint64_t vram_bytes = 0;
+    uint64_t driver_ram_bytes = 0; // of main memory, with room for a run's pinned buffers
     uint64_t read_bytes = 0; // what its memory was measured with
     double vram_bytes_per_s = 0, to_device = 0, to_host = 0;
     double launch_s = 0, copy_s = 0;                                     // until they are done

@@ -17,6 +17,7 @@ constexpr char PTX[] =
     ;
 
 constexpr uint64_t MIB = uint64_t(1) << 20, COPY_BYTES = 16 * MIB, READ_BYTES = 256 * MIB;
+constexpr uint64_t PINNED = 8 * MIB; // that a run pins for weights on their way, and a little more
 constexpr uint32_t THREADS = 256; // of a block that reads
 constexpr uint32_t READ_BLOCKS = 32; // of a multiprocessor, some after the others
 constexpr int ROUNDS = 9, LAUNCHES = 100;
@@ -165,9 +166,13 @@ GpuNumbers measure(const Cuda &cuda) {
 
 std::optional<GpuNumbers> probe_gpu(std::string &why) {
     try {
+        const uint64_t before = platform::rss();
         const std::unique_ptr<Cuda> cuda = Cuda::open(why);
         if (cuda == nullptr) return {};
-        return measure(*cuda);
+        GpuNumbers n = measure(*cuda);
+        const uint64_t after = platform::rss();
+        n.driver_ram_bytes = (after > before ? after - before : 0) + PINNED;
+        return n;
     } catch (const CardFailed &failure) {
         why = failure.what();
         return {};
