@@ -8,6 +8,8 @@
 namespace n730 {
 
 namespace {
+constexpr uint64_t HALF = CardRows::STAGING / 2; // whole pieces of a segment
+
 uint64_t tile_bytes(const Tensor &weight) { return matrix_bytes(weight.format, TILE_ROWS, weight.cols); }
 } // namespace
 
@@ -42,7 +44,7 @@ CardRows::~CardRows() {
         }
         cuda_->destroy(stream);
     }
-    for (CudaEvent event : {done_, arrived_[0], arrived_[1], used_[0], used_[1]})
+    for (CudaEvent event : {done_, arrived_[0], arrived_[1], used_[0], used_[1], emptied_[0], emptied_[1]})
         if (event != nullptr) cuda_->destroy(event);
     if (pinned_ != nullptr) cuda_->unpin(pinned_);
     for (uint8_t *memory : {staging_, in_, result_})
@@ -88,9 +90,15 @@ template <class Work> void CardRows::guarded(Work work) {
 }
 
 void CardRows::load(uint8_t *arena) {
-    guarded([&] { staging_ = static_cast<uint8_t *>(cuda_->allocate_pinned(STAGING)); });
+    guarded([&] {
+        staging_ = static_cast<uint8_t *>(cuda_->allocate_pinned(STAGING));
+        for (CudaEvent &event : emptied_) event = cuda_->event();
+    });
     if (needed()) guarded([&] { bring_from_file(); });
-    guarded([&] { bring_from(arena); });
+    guarded([&] {
+        bring_from(arena);
+        cuda_->wait(stream_);
+    });
     if (needed() && failed()) std::rethrow_exception(failure_);
     if (!failed() && !crossing_.empty()) pin(arena);
 }
@@ -115,34 +123,43 @@ void CardRows::pin(uint8_t *arena) {
     crosses_ = true;
 }
 
-// Bytes that begin `at` bytes into the tensor, through the staging memory, in which they may be already.
-void CardRows::copy(size_t i, bool bias, uint64_t at, const uint8_t *bytes, uint64_t n) {
-    const uint64_t to = vram_ + (bias ? layout_.shares[i].bias : layout_.shares[i].weight) + at;
-    for (uint64_t done = 0; done < n; done += STAGING) {
-        const uint64_t part = std::min(STAGING, n - done);
-        const bool staged = bytes >= staging_ && bytes < staging_ + STAGING;
-        if (!staged) std::memcpy(staging_, bytes + done, size_t(part));
-        cuda_->copy_to_device(to + done, staged ? bytes + done : staging_, part, stream_);
-        cuda_->wait(stream_);
-    }
+// One is filled while the other is copied: the half that comes next, once the card has what was there.
+uint8_t *CardRows::next_half() {
+    const uint64_t turn = halves_ % 2;
+    if (halves_++ >= 2) cuda_->wait(emptied_[turn]);
+    return staging_ + turn * HALF;
+}
+
+// Bytes of the half that is filled, which begin `at` bytes into the tensor.
+void CardRows::copy(size_t i, bool bias, uint64_t at, const uint8_t *half, uint64_t n) {
+    cuda_->copy_to_device(vram_ + (bias ? layout_.shares[i].bias : layout_.shares[i].weight) + at, half, n, stream_);
 }
 
 void CardRows::bring_from(const uint8_t *arena) {
     each_tensor([&](size_t i, bool bias, const Tensor &t, uint64_t bytes) {
         const Placement &place = package_.placement(plan_index_, t.segment);
-        if (place.tier == Tier::RAM) copy(i, bias, 0, arena + place.offset + t.offset, bytes);
+        if (place.tier != Tier::RAM) return;
+        for (uint64_t at = 0; at < bytes; at += HALF) {
+            const uint64_t n = std::min(HALF, bytes - at);
+            uint8_t *half = next_half();
+            std::memcpy(half, arena + place.offset + t.offset + at, size_t(n));
+            copy(i, bias, at, half, n);
+            cuda_->record(emptied_[(halves_ - 1) % 2], stream_);
+        }
     });
 }
 
 void CardRows::bring_from_file() {
     for (const uint32_t segment : segments_)
-        for (uint64_t at = 0; at < package_.segments[segment].size; at += STAGING) {
-            const uint64_t end = at + std::min(STAGING, package_.segments[segment].size - at);
-            read_weights(package_, segment, at, staging_, size_t(end - at));
+        for (uint64_t at = 0; at < package_.segments[segment].size; at += HALF) {
+            const uint64_t end = at + std::min(HALF, package_.segments[segment].size - at);
+            uint8_t *half = next_half();
+            read_weights(package_, segment, at, half, size_t(end - at));
             each_tensor([&](size_t i, bool bias, const Tensor &t, uint64_t bytes) {
                 const uint64_t from = std::max(at, t.offset), to = std::min(end, t.offset + bytes);
-                if (t.segment == segment && from < to) copy(i, bias, from - t.offset, staging_ + (from - at), to - from);
+                if (t.segment == segment && from < to) copy(i, bias, from - t.offset, half + (from - at), to - from);
             });
+            cuda_->record(emptied_[(halves_ - 1) % 2], stream_);
             if (platform::interrupted()) throw Interrupted();
         }
 }

@@ -13,7 +13,7 @@ namespace n730 {
 
 class CardRows {
   public:
-    static constexpr uint64_t STAGING = uint64_t(4) << 20; // bytes of pinned memory that weights pass through: whole pieces
+    static constexpr uint64_t STAGING = uint64_t(4) << 20; // bytes of pinned memory that weights pass through, in two halves
 
     // nullptr: this machine's card does not run this plan, and `why` says so in one line. The package outlives the
     // object. Throws PackageError, CardFailed.
@@ -50,7 +50,8 @@ class CardRows {
     void prepare(CudaModule module);
     void bring_from(const uint8_t *arena);
     void bring_from_file();
-    void copy(size_t share, bool bias, uint64_t at, const uint8_t *bytes, uint64_t n);
+    uint8_t *next_half();
+    void copy(size_t share, bool bias, uint64_t at, const uint8_t *half, uint64_t n);
     void pin(uint8_t *arena);
     void ask(const CardLayout::Round &round, const n730_call &first);
     void launch(const CardLayout::Round &round, uint32_t share, const n730_call &first, uint64_t weight, uint32_t begin, uint32_t end);
@@ -72,6 +73,8 @@ class CardRows {
     std::vector<uint32_t> crossing_;         // shares of which rows are brought, in order
     uint64_t brought_ = 0, multiplied_ = 0; // of them, counted through the batches
     uint8_t *staging_ = nullptr; // pinned
+    CudaEvent emptied_[2] = {nullptr, nullptr}; // of its halves: the card has what was there
+    uint64_t halves_ = 0; // filled so far
     uint8_t *in_ = nullptr, *result_ = nullptr; // pinned
     std::vector<Functions> functions_;          // by share
     std::vector<uint32_t> segments_; // that are in VRAM only
