@@ -9,6 +9,7 @@ namespace n730 {
 
 namespace {
 constexpr size_t MOST_RECENT = 64; // touches kept between two barriers; beyond it a barrier is cheaper than looking
+constexpr size_t MOST_STEPS = 64;  // from one barrier to the next
 }
 
 Executor::Executor(const Package &package, size_t plan, uint8_t *arena, const KernelSet &kernels, ThreadPool &pool,
@@ -21,6 +22,7 @@ Executor::Executor(const Package &package, size_t plan, uint8_t *arena, const Ke
     for (size_t i = 0; i < calls_.size(); ++i) make_call(i, plan, arena, kernels);
     plan_waits(package.reads[plan]);
     find_experts();
+    while (shares_.size() < MOST_STEPS) shares_.emplace_back(pool.size());
     logits_ = reinterpret_cast<float *>(arena + package.buffer_offset(plan, package.program.logits));
     logits_stride_ = static_cast<int64_t>(package.buffers[package.program.logits].token_bytes() / sizeof(float));
 }
@@ -178,6 +180,28 @@ void Executor::make_call(size_t index, size_t plan, uint8_t *arena, const Kernel
     }
 }
 
+// Bites a thread. Only matrices take long enough for more than one; heads that share keys stay together.
+int Executor::bites(const Call &c, int64_t items) const {
+    if (c.op != Op::LINEAR || pool_.size() == 1) return 1;
+    return static_cast<int>(std::clamp<int64_t>(items / pool_.size(), 1, Shares::MOST_BITES));
+}
+
+// What has to be done of a step: its bites, and what thread 0 alone does.
+uint32_t Executor::parts(const Call &c, bool split) const {
+    const bool card = split && c.card_end != NONE;
+    const int64_t items = c.fixed + c.per_token * c.call.tokens - (split ? of_card(c) : 0);
+    return static_cast<uint32_t>(c.serial ? 1 : items <= 0 ? 0 : bites(c, items) * pool_.size()) + card;
+}
+
+// Until steps [begin, end) are done, all of which give out their work.
+void Executor::wait_for(size_t begin, size_t end, bool split) {
+    for (size_t i = begin; i < end; ++i) {
+        const uint32_t total = parts(calls_[i], split);
+        if (total == 0) continue;
+        pool_.waiting().until([&] { return shares(i).all_done(first_id_ + i, total); });
+    }
+}
+
 // The bytes that a step touches in the arena, weights aside: nobody writes those.
 size_t Executor::touches(const Call &c, int64_t tokens, Touch out[5]) const {
     size_t n = 0;
@@ -232,6 +256,7 @@ void Executor::arrange(int64_t body_tokens, int64_t head_tokens) {
     arranged_head_ = head_tokens;
     recent_.clear();
     Touch now[5];
+    size_t last = 0;                // barrier
     size_t group_end = 0;           // of the expert whose steps these are, or were
     const uint8_t *gates = nullptr; // that said whether they run
     for (size_t i = 0; i < calls_.size(); ++i) {
@@ -239,10 +264,13 @@ void Executor::arrange(int64_t body_tokens, int64_t head_tokens) {
         const int64_t tokens = i < head_first_ ? body_tokens : head_tokens;
         c.serial = c.rows || c.fixed + c.per_token * tokens == 1 || c.work * tokens <= serial_work_;
         const size_t n = touches(c, tokens, now);
-        c.barrier = recent_.size() >= MOST_RECENT || i == head_first_ ||
+        c.barrier = recent_.size() >= MOST_RECENT || i - last >= MOST_STEPS || i == head_first_ ||
                     std::any_of(now, now + n, [&](const Touch &t) { return conflicts(t); });
         // An expert's steps may be left out, and the barriers among them: one stands in front of each that runs, and
-        // one behind the last. All threads see the same gates, since nobody writes them from the first expert on.
+        // one behind the last, where all threads meet, as nobody could wait for steps that do not run. All see the same
+        // gates, since nobody writes them from the first expert on.
+        c.dealt = i < group_end || c.op == Op::EXPERT;
+        c.meet = c.dealt || (i == group_end && i > 0);
         if (c.op == Op::EXPERT) {
             c.look = i != group_end || group_end == 0 || gates != c.in[1].base;
             c.barrier = !c.look || c.segment != NONE; // thread 0 brings the weights
@@ -252,7 +280,7 @@ void Executor::arrange(int64_t body_tokens, int64_t head_tokens) {
         } else if (i == group_end && i > 0) {
             c.barrier = true;
         }
-        if (c.barrier) recent_.clear();
+        if (c.barrier) recent_.clear(), last = i;
         for (size_t j = 0; j < n; ++j) remember(now[j]);
     }
 }
@@ -405,8 +433,10 @@ void Executor::run(size_t begin, size_t end) {
     if (card_ != nullptr && card_->failed() && card_->needed()) std::rethrow_exception(card_->failure());
     const bool split = card_ != nullptr && !card_->failed(); // the same for all threads, whatever happens in between
     const uint64_t pass = begin == 0 ? passes_++ : passes_;
+    first_id_ += calls_.size();
     auto walk = [&](int thread) {
-        bool good = true; // if not, only the barriers are left to be kept
+        bool good = true; // if not, nothing is computed, but the others do not wait in vain
+        size_t done = begin;  // all steps in front of it are
         size_t group_end = 0; // of the expert whose steps these are
         const Call *group = nullptr;
         n730_call some;       // for the tokens that chose it
@@ -416,6 +446,7 @@ void Executor::run(size_t begin, size_t end) {
             if (c.op == Op::EXPERT) {
                 if (c.look) pool_.barrier();
                 if (c.look && thread == 0 && good) expect_experts(i);
+                done = i + 1;
                 some.tokens = chosen(c);
                 if (some.tokens == 0) {
                     i = c.group_end - 1;
@@ -425,11 +456,16 @@ void Executor::run(size_t begin, size_t end) {
                 group = &c;
                 if (c.segment != NONE && thread == 0 && good) good = get_expert(calls_[i]);
             }
-            if (c.barrier && i != begin) pool_.barrier();
+            if (c.barrier && i != begin) {
+                if (c.meet)
+                    pool_.barrier();
+                else
+                    wait_for(done, i, split);
+                done = i;
+            }
             // The card first: it computes while the CPU waits for the disk.
             if (good && split && thread == 0 && c.card_begin != NONE) card_->begin(c.card_begin, c.call);
             for (uint32_t read = c.wait; good && read < c.wait_end; ++read) good = reader_->wait(thread, pass, read);
-            if (!good) continue;
             const n730_call *call = &c.call;
             if (i < group_end && !c.whole) {
                 const int64_t tokens = some.tokens;
@@ -441,17 +477,29 @@ void Executor::run(size_t begin, size_t end) {
             }
             const int64_t mine = split ? of_card(c) : 0; // the first work item that the CPU computes
             const int64_t items = c.fixed + c.per_token * call->tokens - mine;
-            if (c.rows) {
-                if (thread == 0) good = embed_rows(c, package_.steps[i].weight);
-            } else if (c.serial) {
-                if (thread == 0 && items > 0) c.kernel(call, mine, mine + items);
-            } else {
+            uint32_t parts_done = 0;
+            if (c.serial) {
+                if (thread == 0 && c.rows && good) good = embed_rows(c, package_.steps[i].weight);
+                if (thread == 0 && !c.rows && good && items > 0) c.kernel(call, mine, mine + items);
+                parts_done = thread == 0;
+            } else if (c.dealt) {
                 int64_t from, to;
                 pool_.range(items, thread, from, to);
-                if (from < to) c.kernel(call, mine + from, mine + to);
+                if (good && from < to) c.kernel(call, mine + from, mine + to);
+            } else if (items > 0) {
+                const int each = bites(c, items), all = each * pool_.size();
+                for (int bite; (bite = shares(i).take(thread, first_id_ + i, each)) >= 0; ++parts_done) {
+                    const int64_t from = items * bite / all, to = items * (bite + 1) / all;
+                    if (good && from < to) c.kernel(call, mine + from, mine + to);
+                }
             }
-            if (split && thread == 0 && c.card_end != NONE) good = finish_round(c.card_end);
-            if (c.released > 0) reader_->release(thread, pass * reader_->reads() + c.released);
+            if (split && thread == 0 && c.card_end != NONE) {
+                if (good) good = finish_round(c.card_end);
+                ++parts_done;
+            }
+            if (parts_done > 0 && !c.dealt && shares(i).add(first_id_ + i, parts_done, parts(c, split)))
+                pool_.waiting().changed();
+            if (good && c.released > 0) reader_->release(thread, pass * reader_->reads() + c.released);
         }
         if (!good) broken_.store(true, std::memory_order_relaxed);
     };

@@ -8,7 +8,10 @@
 #include "package.h"
 #include "reader.h"
 #include "rows.h"
+#include "shares.h"
 #include "threads.h"
+
+#include <deque>
 
 namespace n730 {
 
@@ -75,6 +78,8 @@ class Executor {
         int64_t cache_bytes;      // of the KV cache that the step touches
         int64_t column;           // LINEAR: where in a token of `out` it begins to write, bytes
         bool serial, barrier;     // of the batch sizes below
+        bool meet;                // the barrier is one for all threads; else all work in front of it has to be done, by whomever
+        bool dealt;               // each thread has a fixed range of its work items (steps of an expert)
         size_t mixture;           // EXPERT: which of the layers with experts this is, if it is the first of them
         uint32_t segment;         // EXPERT: where its weights are if they are not in RAM, or NONE
         const uint8_t *weights;   // EXPERT: that segment, once thread 0 has it
@@ -99,6 +104,8 @@ class Executor {
 
     void make_call(size_t index, size_t plan, uint8_t *arena, const KernelSet &kernels);
     void plan_waits(const std::vector<Read> &reads);
+    int bites(const Call &call, int64_t items) const;
+    uint32_t parts(const Call &call, bool split) const;
     void arrange(int64_t body_tokens, int64_t head_tokens);
     bool conflicts(const Touch &touch) const;
     void remember(const Touch &touch);
@@ -114,6 +121,8 @@ class Executor {
     bool get_expert(Call &expert);
     bool finish_round(uint32_t round);
     int64_t of_card(const Call &call) const { return call.card_tiles[card_->crosses(call.call.tokens)]; }
+    Shares &shares(size_t step) { return shares_[step % shares_.size()]; }
+    void wait_for(size_t begin, size_t end, bool split);
     void run(size_t begin, size_t end);
 
     const Package &package_;
@@ -138,6 +147,8 @@ class Executor {
     int64_t logits_stride_ = 0;
     float *logits_ = nullptr;
     std::vector<Call> calls_;
+    std::deque<Shares> shares_; // taken in turn by the steps, that no more memory than this goes from core to core
+    uint64_t first_id_ = 0;     // of the steps in this run
     size_t head_first_;
     std::vector<Touch> recent_; // since the last barrier; room is taken once
     int64_t arranged_body_ = 0, arranged_head_ = 0, position_ = 0;

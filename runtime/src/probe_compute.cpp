@@ -4,6 +4,7 @@
 #include "platform.h"
 #include "probe.h"
 #include "progress.h"
+#include "shares.h"
 #include "text.h"
 #include "threads.h"
 
@@ -155,22 +156,26 @@ double kernel_rate(ThreadPool &pool, Isa isa, Format format, Progress &progress)
     return median(medians);
 }
 
-// The hand-out of a step's ranges and the barrier behind it, as the executor does them.
+// Handing out a step's work and waiting for all of it, as the executor does.
 double step_cost(ThreadPool &pool, Progress &progress) {
     std::vector<double> costs;
     std::vector<int64_t> items(static_cast<size_t>(pool.size()) * 8); // a cache line each
+    Shares shares(pool.size());
+    uint64_t first = 1;
     auto work = [&](int thread) {
-        for (int i = 0; i < STEPS_A_ROUND; ++i) {
-            int64_t begin, end;
-            pool.range(i + 64, thread, begin, end);
-            items[static_cast<size_t>(thread) * 8] += end - begin;
-            pool.barrier();
+        for (uint64_t id = first; id < first + STEPS_A_ROUND; ++id) {
+            const auto total = static_cast<uint32_t>(pool.size());
+            uint32_t parts = 0;
+            for (; shares.take(thread, id, 1) >= 0; ++parts) ++items[static_cast<size_t>(thread) * 8];
+            if (parts > 0 && shares.add(id, parts, total)) pool.waiting().changed();
+            pool.waiting().until([&] { return shares.all_done(id, total); });
         }
     };
     for (int round = 0; round < ROUNDS; ++round) {
         stop_if_interrupted();
         const double start = platform::seconds();
         pool.run(work);
+        first += STEPS_A_ROUND;
         costs.push_back((platform::seconds() - start) / STEPS_A_ROUND);
         progress.advance(1);
     }

@@ -12,34 +12,29 @@ constexpr double SPIN_SECONDS = 50e-6;
 constexpr int SPINS_A_LOOK = 64; // between two looks at the clock
 } // namespace
 
+bool Waiting::spin(bool (*ready)(void *), void *context) {
+    double deadline = 0;
+    for (;;) {
+        for (int i = 0; i < SPINS_A_LOOK; ++i) {
+            if (ready(context)) return true;
+            platform::cpu_pause();
+        }
+        const double now = platform::seconds();
+        if (deadline == 0) deadline = now + SPIN_SECONDS;
+        else if (now > deadline) return false;
+    }
+}
+
 void Barrier::wait() {
     if (threads_ == 1) return;
     const uint32_t generation = generation_.load();
     if (arrived_.fetch_add(1) + 1 == threads_) {
         arrived_.store(0, std::memory_order_relaxed);
         generation_.store(generation + 1);
-        // Whoever counted itself among the sleepers before this load is woken; whoever does so after it sees the
-        // new generation (both are sequentially consistent).
-        if (sleepers_.load() > 0) {
-            const std::lock_guard<std::mutex> lock(mutex_);
-            wake_.notify_all();
-        }
+        waiting_.changed();
         return;
     }
-    double deadline = 0;
-    do {
-        for (int i = 0; i < SPINS_A_LOOK; ++i) {
-            if (generation_.load(std::memory_order_acquire) != generation) return;
-            platform::cpu_pause();
-        }
-        const double now = platform::seconds();
-        if (deadline == 0) deadline = now + SPIN_SECONDS;
-        else if (now > deadline) break;
-    } while (true);
-    std::unique_lock<std::mutex> lock(mutex_);
-    sleepers_.fetch_add(1);
-    wake_.wait(lock, [&] { return generation_.load() != generation; });
-    sleepers_.fetch_sub(1);
+    waiting_.until([&] { return generation_.load() != generation; });
 }
 
 ThreadPool::ThreadPool(int threads) : threads_(threads), barrier_(threads) {

@@ -1,4 +1,4 @@
-// A pool of threads that walk through the same work together. Ranges are static, so results never depend on timing.
+// A pool of threads that walk through the same work together.
 #pragma once
 #include <atomic>
 #include <condition_variable>
@@ -9,8 +9,34 @@
 
 namespace n730 {
 
-// All threads of a group wait for each other: by spinning for a few microseconds, since the next step is usually
-// that close, then asleep.
+// Threads that wait until something is so: by spinning for a few microseconds, since it is usually that close, then asleep.
+class Waiting {
+  public:
+    // `ready` must read what it looks at with sequential consistency.
+    template <class Ready> void until(Ready ready) {
+        if (spin([](void *r) { return (*static_cast<Ready *>(r))(); }, &ready)) return;
+        std::unique_lock<std::mutex> lock(mutex_);
+        sleepers_.fetch_add(1);
+        wake_.wait(lock, ready);
+        sleepers_.fetch_sub(1);
+    }
+    // To be called behind a change that may make somebody ready. Whoever counted itself among the sleepers before this
+    // load is woken; whoever does so after it sees the change (all are sequentially consistent).
+    void changed() {
+        if (sleepers_.load() == 0) return;
+        const std::lock_guard<std::mutex> lock(mutex_);
+        wake_.notify_all();
+    }
+
+  private:
+    static bool spin(bool (*ready)(void *), void *context); // false: it took too long
+
+    alignas(64) std::atomic<int> sleepers_{0};
+    std::mutex mutex_;
+    std::condition_variable wake_;
+};
+
+// All threads of a group wait for each other.
 class Barrier {
   public:
     explicit Barrier(int threads) : threads_(threads) {}
@@ -20,9 +46,7 @@ class Barrier {
     const int threads_;
     alignas(64) std::atomic<int> arrived_{0};
     alignas(64) std::atomic<uint32_t> generation_{0};
-    alignas(64) std::atomic<int> sleepers_{0};
-    std::mutex mutex_;
-    std::condition_variable wake_;
+    Waiting waiting_;
 };
 
 class ThreadPool {
@@ -40,6 +64,7 @@ class ThreadPool {
     }
     // Between the threads of a run.
     void barrier() { barrier_.wait(); }
+    Waiting &waiting() { return waiting_; }
     // The part [begin, end) of `items` that belongs to one thread.
     void range(int64_t items, int thread, int64_t &begin, int64_t &end) const {
         begin = items * thread / threads_;
@@ -49,6 +74,7 @@ class ThreadPool {
   private:
     const int threads_;
     Barrier barrier_;
+    Waiting waiting_;
     void (*fn_)(void *, int) = nullptr; // nullptr: end
     void *context_ = nullptr;
     std::vector<std::thread> workers_;

@@ -24,7 +24,6 @@ enum {
 };
 enum { TILE = 16, GROUP = 32 }; /* rows side by side; inputs that share a scale */
 
-
 /* Bits of the first plane, and of the second or 0. */
 N730_FN int first_plane(int format) {
     return format == FORMAT_INT8 ? 8 : format == FORMAT_INT2 || format == FORMAT_INT3 || format == FORMAT_NL2 ? 2 : 4;
