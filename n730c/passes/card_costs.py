@@ -13,7 +13,7 @@ from functools import cached_property
 from n730c.artifacts import NONE, Program, StepOp
 from n730c.dtypes import TILE_ROWS, matrix_bytes
 from n730c.passes.card_memory import Taken, rounds_of, staging_bytes, vram_bytes
-from n730c.passes.cost import StepCost, expert_shares, step_costs
+from n730c.passes.cost import StepCost, attention, expert_shares, step_costs
 from n730c.passes.weights import Weights
 from n730c.target import Gpu, Target
 
@@ -196,9 +196,8 @@ class CardCosts:
         elif step.op is StepOp.ROUTE:  # the gates come to the CPU, which launches what was chosen
             seconds += self.gpu.copy_s
         elif step.op is StepOp.ATTENTION:
-            cache = self.program.caches[step.ints[0]]
-            seen = min(self.context / 2, cache.window or self.context)
-            seconds += seen * cache.position_bytes / self.target.vram_bytes_per_s
+            reading, products = attention(self.program, step, self.context)
+            seconds += max(reading / self.target.vram_bytes_per_s, tokens * products / self.gpu.kernel_rates.bf16)
         if i == 0:
             seconds += self.gpu.copy_s
         if i == len(self.program.steps) - 1:  # the logits come back

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from n730c.artifacts import PIECE, BufferKind, Program, StepOp
+from n730c.artifacts import PIECE, BufferKind, Program, Step, StepOp
 from n730c.dtypes import TILE_ROWS, matrix_bytes
 from n730c.target import Target
 
@@ -29,8 +29,8 @@ class StepCost:
 def step_costs(program: Program, target: Target, context: int, tokens: int) -> tuple[StepCost, ...]:
     """The cost of each step when the body runs ``tokens`` tokens and the head one, weights in RAM.
 
-    Attention is charged with reading half of ``context`` from the KV cache; its arithmetic, and that of all steps but
-    LINEAR, is left out: small beside the weights, and part of ``target.step_seconds``.
+    A token attends to half of ``context``: to read that from the KV cache, and to multiply and add as a matrix in BF16
+    does. The arithmetic of all other steps is left out: small beside the weights, and part of ``target.step_seconds``.
     """
     costs = []
     shares = expert_shares(program)
@@ -49,15 +49,24 @@ def step_costs(program: Program, target: Target, context: int, tokens: int) -> t
                 computing=count * tensor.rows * tensor.cols / (rate * target.cores),
             )
         elif step.op is StepOp.ATTENTION:
-            cache = program.caches[step.ints[0]]
-            seen = min(context / 2, cache.window or context)
-            reading = seen * cache.position_bytes / target.ram_bytes_per_s
-            cost = StepCost(target.step_seconds, reading=reading)
+            reading, products = attention(program, step, context)
+            cost = StepCost(
+                target.step_seconds,
+                reading=reading / target.ram_bytes_per_s,
+                computing=tokens * products / (target.kernel_rates.bf16 * target.cores),
+            )
         if i in shares:  # of an expert
             runs = 1 - (1 - shares[i]) ** tokens
             cost = StepCost(cost.fixed * runs, cost.reading * runs, cost.computing * shares[i])
         costs.append(cost)
     return tuple(costs)
+
+
+def attention(program: Program, step: Step, context: int) -> tuple[float, float]:
+    """Bytes of the KV cache that one token reads in an ATTENTION step, and its products: with queries, with weights."""
+    cache = program.caches[step.ints[0]]
+    seen = min(context / 2, cache.window or context)
+    return seen * cache.position_bytes, 2 * seen * program.buffers[step.inputs[0]].width
 
 
 def expert_shares(program: Program) -> dict[int, float]:

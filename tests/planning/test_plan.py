@@ -307,6 +307,15 @@ def test_prediction_follows_bytes_over_bandwidth() -> None:
         assert 0.95 * limit < predicted <= limit
 
 
+def test_what_a_prompt_token_attends_to_is_counted() -> None:
+    """With eight times the context every token of a batch meets as many more keys and values, in every layer."""
+    program = lower(SMALL, assign_uniform(SMALL, "int4"))
+    planners = [planner_of(program, context) for context in (512, 4096)]
+    near, far = (planner.plan(planner.resident) for planner in planners)
+    more = 4 * 2 * (4096 - 512) / 2 * (4 * 64) / (GT730.kernel_rates.bf16 * GT730.cores)
+    assert 1 / far.prefill_tokens_per_s - 1 / near.prefill_tokens_per_s == pytest.approx(more, rel=0.01)
+
+
 def test_heads_that_no_kernel_takes_are_refused_before_anything_is_made() -> None:
     graph = llama_graph(layers=1, hidden=60, heads=3, kv_heads=3, head_dim=20, ffn=64, vocab=100, tied=True, bias=False)
     with pytest.raises(UnsupportedModel, match=r"heads \(expected a multiple of 8, at most 1024, found 20\)"):
