@@ -303,7 +303,7 @@ class Drafter:
     def _too_slow(self, fastest: float, wanted: float) -> BudgetExceeded:
         return BudgetExceeded(
             f"{self.target.name} is too slow for --tokens-per-s",
-            expected=f"at most {fastest:.3g}, predicted with the fewest bits",
+            expected=f"at most {0.995 * fastest:.3g}, predicted with the fewest bits",
             found=f"{wanted:g}",
             hint="Ask for less, or take a smaller model or --context.",
         )

@@ -6,8 +6,14 @@ import contextlib
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import IO, Any
 
 from n730c.errors import N730Error, UsageError
+
+try:
+    import fcntl
+except ImportError:  # Windows: two builds at the same time are not kept apart
+    fcntl = None  # type: ignore[assignment]
 
 
 def destination(path: Path, start: bytes, kind: str, option: str) -> Path:
@@ -40,6 +46,17 @@ def _replaceable(path: Path, start: bytes) -> bool:
         return False
     with path.open("rb") as file:
         return file.read(len(start)) in (start, b"")
+
+
+def locked(file: IO[Any]) -> bool:
+    """Lock an open file for this process, as long as it has it open; False if another has it, or the file is gone."""
+    if fcntl is None:
+        return True
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    return Path(file.name).exists()
 
 
 @contextlib.contextmanager

@@ -19,7 +19,7 @@ import numpy as np
 from n730c.codegen.select import cache_folder
 from n730c.dtypes import Format, matrix_bytes
 from n730c.errors import BudgetExceeded, UsageError
-from n730c.files import destination, write_whole
+from n730c.files import destination, locked, write_whole
 from n730c.frontend.calibrate import Calibration, Moments, Progress, linear_inputs
 from n730c.frontend.calibration_text import read_text, token_windows
 from n730c.frontend.chat_template import read_chat_template
@@ -33,11 +33,6 @@ from n730c.profile import SensitivityProfile, check_profile, read_profile
 from n730c.quant.calibrated import Rounder
 
 CALIBRATION_TOKENS = 16_384
-try:
-    import fcntl
-except ImportError:  # Windows: two builds of one model at the same time are not kept apart
-    fcntl = None  # type: ignore[assignment]
-
 CANDIDATES = tuple(fmt for fmt in Format if fmt.is_integer)
 ORIGINAL_BITS = 16  # a weight: more than that loses nothing
 OTHERS = "int4"  # of the matrices that are not assigned
@@ -75,21 +70,10 @@ def _claim(wanted: Path) -> tuple[Path, TextIO]:
                 found=error.strerror or str(error),
                 hint="Name another with N730C_CACHE.",
             ) from error
-        if _locked(lock):
+        if locked(lock):
             return folder, lock
         lock.close()
     raise AssertionError  # count() does not end
-
-
-def _locked(lock: TextIO) -> bool:
-    """Lock the file for this process, as long as it lives; False if another has it."""
-    if fcntl is None:
-        return True
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        return False
-    return Path(lock.name).exists()
 
 
 class _Nothing:
@@ -146,7 +130,7 @@ def calibrate(
     if measured and basis.known is not None and basis.file is not None:
         known = basis.known
         check_profile(known, sources, assignable(graph), basis.file)
-    kind = [_RECORD, sources, sorted(f.name for f in CANDIDATES), known is None, graph.context]
+    kind = [_RECORD, sources, sorted(f.name for f in CANDIDATES), known is None, graph.context, graph.tables_for]
     digest = hashlib.sha256(json.dumps(kind).encode())
     digest.update(np.ascontiguousarray(windows).tobytes())
     folder, lock = _claim(cache_folder() / "calibration" / digest.hexdigest()[:24])

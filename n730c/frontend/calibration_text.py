@@ -80,10 +80,8 @@ def token_windows(
             found=str(len(streams[0])),
             hint="Name a longer text with --calibration.",
         )
+    length = min(length, len(streams[0]) // 4)  # of a short text, too, some windows can be set aside
     cut = [[s[at : at + length] for at in range(0, len(s) - length + 1, length)] for s in streams]
-    if not cut[0]:  # a short text: one window as long as it is
-        length = len(streams[0])
-        cut = [[streams[0]]]
     share = -(-wanted // len(cut))
     chosen = []
     for windows in cut:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
+import glob
 import os
 import secrets
 import shutil
 import signal
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 from typing import Any, BinaryIO
@@ -19,6 +20,7 @@ import xxhash
 from n730c.artifacts import PIECE, KernelImage, Plan, Program, segment_layout
 from n730c.dtypes import round_up
 from n730c.errors import InvalidIR, UsageError
+from n730c.files import locked
 from n730c.package import layout as lay
 from n730c.package.encode import encode_sections, segment_table, sum_table
 from n730c.package.layout import Kind
@@ -109,7 +111,7 @@ def _no_space(path: Path, needed: int, free: int) -> UsageError:
     )
 
 
-@contextmanager
+@contextlib.contextmanager
 def _signals_raise() -> Iterator[None]:
     """Let SIGTERM and SIGHUP unwind the stack, as Ctrl-C does, where they would end the process on the spot."""
 
@@ -130,12 +132,25 @@ def _signals_raise() -> Iterator[None]:
             signal.signal(number, signal.SIG_DFL)
 
 
-@contextmanager
+@contextlib.contextmanager
 def _temporary(path: Path) -> Iterator[tuple[Path, BinaryIO]]:
-    """A new file beside ``path`` that takes its name at the end, or is removed whatever happens."""
-    temporary = path.absolute().with_name(f".{path.name[:200]}.{secrets.token_hex(4)}.tmp")
+    """A new file beside ``path`` that takes its name at the end, or is removed whatever happens.
+
+    If the process is killed, the next that writes to ``path`` removes it.
+    """
+    name = f".{path.name[:200]}."
+    for left in path.absolute().parent.glob(f"{glob.escape(name)}{'[0-9a-f]' * 8}.tmp"):
+        with contextlib.suppress(OSError), left.open("rb") as file:
+            if locked(file):  # nobody is at it
+                left.unlink()
+    while True:
+        temporary = path.absolute().with_name(f"{name}{secrets.token_hex(4)}.tmp")
+        made = temporary.open("xb")
+        if locked(made):
+            break
+        made.close()  # another process took it for one that was left
     try:
-        with temporary.open("xb") as file:
+        with made as file:
             yield temporary, file
         temporary.replace(path)
     except BaseException:

@@ -7,8 +7,13 @@ and bound.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import ctypes
+import os
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from types import MappingProxyType
 
 import numpy as np
@@ -54,21 +59,43 @@ def assign(items: Sequence[Item], budget: float) -> Assignment:
     scale = float(loss.max()) or 1.0
     rows = [i for i, _ in choices]
     once = csr_array((np.ones(len(choices)), (rows, range(len(choices)))), shape=(len(items), len(choices)))
-    result = milp(
-        loss / scale + 1e-9 * price / max(budget, 1e-30),
-        integrality=np.ones(len(choices)),
-        bounds=Bounds(0, 1),
-        constraints=[
-            LinearConstraint(once, 1, 1),
-            LinearConstraint(csr_array(price[None, :] / budget), -np.inf, 1.0),
-        ],
-        options={"mip_rel_gap": GAP, "node_limit": 100_000},
-    )
+    with _native_silence():
+        result = milp(
+            loss / scale + 1e-9 * price / max(budget, 1e-30),
+            integrality=np.ones(len(choices)),
+            bounds=Bounds(0, 1),
+            constraints=[
+                LinearConstraint(once, 1, 1),
+                LinearConstraint(csr_array(price[None, :] / budget), -np.inf, 1.0),
+            ],
+            options={"mip_rel_gap": GAP, "node_limit": 100_000},
+        )
     if result.x is None:
         raise BudgetExceeded("no assignment of formats was found", found=str(result.message))
     taken = np.flatnonzero(result.x > 0.5)
     formats = {name: choices[k][1] for k in taken for name in items[choices[k][0]].names}
     return Assignment(MappingProxyType(formats), float(price[taken].sum()), float(loss[taken].sum()))
+
+
+@contextmanager
+def _native_silence() -> Iterator[None]:
+    """HiGHS prints a line for its developers now and then, whatever its options say, on the output that is ours."""
+    try:
+        kept = os.dup(1)
+    except OSError:  # there is none
+        yield
+        return
+    flush = ctypes.CDLL(None).fflush if os.name == "posix" else lambda _: None
+    sys.stdout.flush()
+    flush(None)
+    try:
+        with Path(os.devnull).open("wb") as nowhere:
+            os.dup2(nowhere.fileno(), 1)
+        yield
+    finally:
+        flush(None)  # what C holds back would come out later
+        os.dup2(kept, 1)
+        os.close(kept)
 
 
 def useful(item: Item) -> list[Format]:

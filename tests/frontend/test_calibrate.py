@@ -151,6 +151,8 @@ def test_windows_are_of_one_length_and_spread_over_the_text() -> None:
     start = 1  # <|im_start|>
     assert (chats[2:] == start).any() and not (chats[:2] == start).any()
     assert not (windows == token_windows(DEMO, text, "", 512, 2048, seed=1)).all()
+    short = token_windows(DEMO, text[:2000], "", 512, 2048)  # of which one can be set aside
+    assert len(short) == 4 and 64 <= short.shape[1] < 512
     with pytest.raises(UsageError, match=r"too short .*at least 256 tokens"):
         token_windows(DEMO, "a few words", "", 512, 2048)
 

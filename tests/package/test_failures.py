@@ -77,6 +77,23 @@ def test_the_old_file_is_replaced(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == [path]
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="no locks there")
+def test_what_a_killed_writer_left_is_removed_and_what_another_is_at_is_not(tmp_path: Path) -> None:
+    left, other, path = (tmp_path / n for n in (".a.n730.0123abcd.tmp", ".b.n730.0123abcd.tmp", tmp_path / "a.n730"))
+    left.write_bytes(b"half")
+    other.write_bytes(b"half")
+    made = tiny()
+
+    def tensor_bytes(i: int) -> bytes:
+        if i == 1:  # another process writes the same file, from the beginning to the end
+            made.write(path)
+        return made.tensors[i]
+
+    _write(path, tensor_bytes)
+    assert sorted(tmp_path.iterdir()) == [other, path]
+    assert read_package(path).program == made.program
+
+
 def test_new_files_have_the_usual_permissions(tmp_path: Path) -> None:
     path = tiny().write(tmp_path / "a.n730")
     plain = tmp_path / "plain"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ctypes
+import sys
 from itertools import pairwise, product
 
 import numpy as np
@@ -11,6 +13,7 @@ from hypothesis import strategies as st
 
 from n730c.dtypes import Format
 from n730c.errors import BudgetExceeded
+from n730c.passes import assign as module
 from n730c.passes.assign import Item, assign, curve, useful
 from n730c.profile import SensitivityProfile
 
@@ -82,3 +85,19 @@ def test_what_is_expected_of_a_sum_runs_through_what_was_measured_of_the_whole()
     assert expected[0] == pytest.approx(0.5 + 1.1e-5) and expected[-1] == pytest.approx(14.5)
     assert profile.predicted({"t": Format.INT2, "other": Format.INT8}) == pytest.approx(0.512)
     assert profile.expected(0.0) == 0.5
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="the C library is found in another way")
+def test_what_the_solver_prints_is_not_ours(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    library, solve = ctypes.CDLL(None), module.milp
+
+    def talkative(*args: object, **options: object) -> object:
+        library.puts(b"for developers")
+        return solve(*args, **options)
+
+    monkeypatch.setattr(module, "milp", talkative)
+    library.puts(b"before")
+    assign([Item(("a",), {Format.INT4: 1.0}, {Format.INT4: 8.0})], 8.0)
+    library.puts(b"after")
+    library.fflush(None)
+    assert capfd.readouterr().out.split() == ["before", "after"]
